@@ -1,1 +1,17 @@
-//! Placeholder while the crate is laid out.
+//! Wire types of hardware evidence: bytes in, checked types out.
+//!
+//! This crate knows how evidence is laid out. It does not know whether evidence is *true*: signatures, chains and
+//! appraisal live in the verifier.
+//!
+//! **Invariant:** no I/O, no clock, no panic on any input. Parsing fails with an error or gives a value that serialises
+//! back to exactly the bytes it came from.
+
+#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects, clippy::panic)]
+#![cfg_attr(test, allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::panic))]
+
+pub mod snp;
+mod tee;
+mod values;
+
+pub use tee::{TeeType, UnknownTee};
+pub use values::{HostData, LaunchDigest, Nonce, ReportData, ValueError};

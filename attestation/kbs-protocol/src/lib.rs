@@ -1,1 +1,48 @@
-//! Placeholder while the crate is laid out.
+//! The key-broker protocol (RCAR 0.4.0): messages, both sides as state machines, encrypted resources and attestation tokens.
+//!
+//! ```text
+//! client                                         server
+//! ClientSession::start        -- Request  -->    AwaitAttest::open
+//! AwaitChallenge::handle      <-- Challenge --
+//! AwaitEvidence::submit       -- Attestation --> AwaitAttest::attest -> ToVerify -> (verifier, policy) -> accept
+//! AwaitToken::handle          <-- token ------
+//! Attested::get_resource      -- GET ------->    AttestedSession::seal
+//! Attested::open_resource     <-- JWE --------
+//! ```
+//!
+//! Not here: sockets, TLS, HTTP parsing, clocks, storage, evidence verification. The caller passes `now` in seconds since the
+//! epoch and moves [`http::HttpRequest`] and [`http::HttpResponse`] values.
+//!
+//! **Invariant:** every state is consumed by the message it waits for, so that a nonce cannot be answered twice and evidence cannot be
+//! submitted for a challenge that was never made.
+
+#![deny(clippy::indexing_slicing, clippy::panic)]
+#![cfg_attr(test, allow(clippy::indexing_slicing, clippy::panic))]
+
+pub mod client;
+pub mod ear;
+pub mod hash;
+pub mod http;
+pub mod jwe;
+pub mod jwk;
+pub mod message;
+mod random;
+pub mod resource;
+pub mod secret;
+pub mod server;
+pub mod token;
+
+pub use client::{Attested, AwaitChallenge, AwaitEvidence, AwaitToken, ClientError, ClientSession};
+pub use ear::{Appraisal, Ear, Status, TrustVector};
+pub use hash::HashAlgorithm;
+pub use http::{HttpRequest, HttpResponse, Method};
+pub use jwk::{TeeKey, TeePublicKey};
+pub use message::PROTOCOL_VERSION;
+pub use random::RandomError;
+pub use resource::ResourcePath;
+pub use secret::SecretBytes;
+pub use server::{AttestedSession, AwaitAttest, ServerError, SessionId, ToVerify};
+pub use token::{TokenError, TokenSigner, TokenVerifier, VerifiedToken};
+
+/// Prefix of every path of the protocol.
+pub const BASE_PATH: &str = "/kbs/v0";

@@ -1,0 +1,278 @@
+//! The guest's side of the exchange.
+//!
+//! ```text
+//! ClientSession::start -> AwaitChallenge --handle--> AwaitEvidence --submit--> AwaitToken --handle--> Attested
+//! ```
+//!
+//! The connection must be authenticated by the caller (the broker's certificate comes from measured initdata). This side binds a
+//! fresh key into the evidence, so that whatever the broker answers can be read by this process alone.
+
+use std::fmt;
+
+use kata_cc_evidence::{ReportData, TeeType};
+use serde_json::{Value, json};
+
+use crate::BASE_PATH;
+use crate::hash::{HashAlgorithm, UnknownHash};
+use crate::http::{HttpRequest, HttpResponse, MAX_BODY, Method};
+use crate::jwe::{Jwe, JweError};
+use crate::jwk::TeeKey;
+use crate::message::{
+    self, Attestation, Challenge, ErrorBody, InitData, MessageError, PROTOCOL_VERSION, PrimaryRuntimeData, Request, RuntimeData,
+    TeeEvidence, TokenResponse,
+};
+use crate::random::RandomError;
+use crate::resource::ResourcePath;
+use crate::secret::SecretBytes;
+use crate::server::SESSION_COOKIE;
+use crate::token::{TokenError, unverified_expiry};
+
+/// Longest nonce taken: SE brokers put a request of a few KiB there.
+const MAX_NONCE: usize = 64 * 1024;
+
+/// Why the exchange did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The broker refused.
+    #[error("broker answered {step} with status {status}{}{detail}", if detail.is_empty() { "" } else { ": " })]
+    Refused {
+        /// What was asked.
+        step: &'static str,
+        /// HTTP status.
+        status: u16,
+        /// Error variant, empty where the answer had no error body.
+        variant: String,
+        /// The broker's explanation, cut to 512 characters.
+        detail: String,
+    },
+    /// The answer is not of the protocol.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// The challenge came without a session cookie, or with one that cannot be sent back.
+    #[error("broker sent no usable {SESSION_COOKIE} cookie with its challenge")]
+    NoSession,
+    /// The nonce is empty or too long.
+    #[error("broker's nonce has {found} characters, expected 1 to {MAX_NONCE}")]
+    Nonce {
+        /// Its length.
+        found: usize,
+    },
+    /// The broker chose a hash algorithm we do not have.
+    #[error(transparent)]
+    Hash(#[from] UnknownHash),
+    /// The token is malformed.
+    #[error("broker's answer to attest")]
+    Token(#[from] TokenError),
+    /// The token is over before it began.
+    #[error("broker's token expires at {expires_at}, it is {now}: check the clocks")]
+    TokenExpired {
+        /// `exp`.
+        expires_at: u64,
+        /// Now.
+        now: u64,
+    },
+    /// The resource cannot be opened.
+    #[error("broker's answer to get_resource")]
+    Resource(#[from] JweError),
+    /// Our own message does not serialise.
+    #[error("message could not be serialised")]
+    Serialise(#[source] serde_json::Error),
+    /// No randomness.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+}
+
+impl ClientError {
+    /// True when a new attestation may help: the broker does not know the session (any more).
+    #[must_use]
+    pub fn wants_new_session(&self) -> bool {
+        matches!(self, Self::Refused { status: 401, .. })
+    }
+}
+
+/// Where the exchange starts.
+pub struct ClientSession;
+
+impl ClientSession {
+    /// Asks for a challenge.
+    #[must_use]
+    pub fn start(tee: TeeType) -> (AwaitChallenge, HttpRequest) {
+        let offered: Vec<&str> = HashAlgorithm::ALL.into_iter().map(HashAlgorithm::as_str).collect();
+        let request = Request { version: PROTOCOL_VERSION.into(), tee, extra_params: json!({ "supported-hash-algorithms": offered }) };
+        let body = json!(request).to_string().into_bytes();
+        (AwaitChallenge { _private: () }, post("/auth", None, body))
+    }
+}
+
+/// Waits for the broker's challenge.
+pub struct AwaitChallenge {
+    _private: (),
+}
+
+impl AwaitChallenge {
+    /// Takes the challenge and makes the key the evidence will be bound to.
+    ///
+    /// # Errors
+    /// When the broker refused, or its answer is malformed.
+    pub fn handle(self, response: &HttpResponse) -> Result<AwaitEvidence, ClientError> {
+        let challenge: Challenge = message::parse("challenge", success("auth", response)?)?;
+        let cookie = response.header("set-cookie").find_map(session_cookie).ok_or(ClientError::NoSession)?;
+        if challenge.nonce.is_empty() || challenge.nonce.len() > MAX_NONCE {
+            return Err(ClientError::Nonce { found: challenge.nonce.len() });
+        }
+        let algorithm = match challenge.extra_params.get("selected-hash-algorithm") {
+            None => HashAlgorithm::default(),
+            Some(Value::String(name)) => name.parse()?,
+            Some(other) => return Err(UnknownHash { found: other.to_string().chars().take(32).collect() }.into()),
+        };
+        let tee_key = TeeKey::generate()?;
+        let runtime =
+            PrimaryRuntimeData { additional_evidence: String::new(), nonce: challenge.nonce, tee_pubkey: tee_key.public().to_jwk() };
+        let report_data = algorithm.bind(&runtime).map_err(ClientError::Serialise)?;
+        Ok(AwaitEvidence { cookie, runtime, tee_key, report_data })
+    }
+}
+
+/// Waits for this guest's evidence over [`AwaitEvidence::report_data`].
+pub struct AwaitEvidence {
+    cookie: String,
+    runtime: PrimaryRuntimeData,
+    tee_key: TeeKey,
+    report_data: ReportData,
+}
+
+impl AwaitEvidence {
+    /// What the hardware has to put into the report.
+    #[must_use]
+    pub fn report_data(&self) -> &ReportData {
+        &self.report_data
+    }
+
+    /// Sends the evidence, and initdata in plain text if the pod has any.
+    ///
+    /// # Errors
+    /// When the message does not serialise.
+    pub fn submit(self, evidence: Value, init_data: Option<InitData>) -> Result<(AwaitToken, HttpRequest), ClientError> {
+        let PrimaryRuntimeData { additional_evidence, nonce, tee_pubkey } = self.runtime;
+        let attestation = Attestation {
+            init_data,
+            runtime_data: RuntimeData { nonce, tee_pubkey },
+            tee_evidence: TeeEvidence { primary_evidence: evidence, additional_evidence },
+        };
+        let body = serde_json::to_vec(&attestation).map_err(ClientError::Serialise)?;
+        let request = post("/attest", Some(&self.cookie), body);
+        Ok((AwaitToken { cookie: self.cookie, tee_key: self.tee_key }, request))
+    }
+}
+
+/// Waits for the broker's verdict.
+pub struct AwaitToken {
+    cookie: String,
+    tee_key: TeeKey,
+}
+
+impl AwaitToken {
+    /// Takes the token.
+    ///
+    /// # Errors
+    /// When the broker refused the evidence, or its answer is malformed or expired.
+    pub fn handle(self, response: &HttpResponse, now: u64) -> Result<Attested, ClientError> {
+        let TokenResponse { token } = message::parse("token", success("attest", response)?)?;
+        let expires_at = unverified_expiry(&token)?;
+        if now >= expires_at {
+            return Err(ClientError::TokenExpired { expires_at, now });
+        }
+        Ok(Attested { cookie: self.cookie, tee_key: self.tee_key, token, expires_at })
+    }
+}
+
+/// The broker has accepted this guest. Serves every secret until it expires.
+pub struct Attested {
+    cookie: String,
+    tee_key: TeeKey,
+    token: String,
+    expires_at: u64,
+}
+
+impl Attested {
+    /// The attestation token.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The key the token is about.
+    #[must_use]
+    pub fn tee_key(&self) -> &TeeKey {
+        &self.tee_key
+    }
+
+    /// When the token expires, in seconds since the epoch.
+    #[must_use]
+    pub fn expires_at(&self) -> u64 {
+        self.expires_at
+    }
+
+    /// True while the token is good. Attest again when it is not.
+    #[must_use]
+    pub fn is_live(&self, now: u64) -> bool {
+        now < self.expires_at
+    }
+
+    /// Asks for a secret. Cookie and token are both sent: the token serves where the session's broker is another replica.
+    #[must_use]
+    pub fn get_resource(&self, path: &ResourcePath) -> HttpRequest {
+        HttpRequest {
+            method: Method::Get,
+            path: format!("{BASE_PATH}/resource/{path}"),
+            headers: vec![
+                ("accept", "application/json".into()),
+                ("cookie", format!("{SESSION_COOKIE}={}", self.cookie)),
+                ("authorization", format!("Bearer {}", self.token)),
+            ],
+            body: Vec::new(),
+        }
+    }
+
+    /// Opens the answer.
+    ///
+    /// # Errors
+    /// When the broker refused, or the answer is malformed or not for this guest's key.
+    pub fn open_resource(&self, response: &HttpResponse) -> Result<SecretBytes, ClientError> {
+        let jwe: Jwe = message::parse("resource", success("get_resource", response)?)?;
+        Ok(jwe.open(&self.tee_key)?)
+    }
+}
+
+impl fmt::Debug for Attested {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Attested(until {}, rest redacted)", self.expires_at)
+    }
+}
+
+fn post(path: &str, cookie: Option<&str>, body: Vec<u8>) -> HttpRequest {
+    let mut headers = vec![("accept", "application/json".to_owned()), ("content-type", "application/json".to_owned())];
+    headers.extend(cookie.map(|value| ("cookie", format!("{SESSION_COOKIE}={value}"))));
+    HttpRequest { method: Method::Post, path: format!("{BASE_PATH}{path}"), headers, body }
+}
+
+/// The body of a success, or the refusal it is.
+fn success<'a>(step: &'static str, response: &'a HttpResponse) -> Result<&'a [u8], ClientError> {
+    if response.status == 200 {
+        return Ok(&response.body);
+    }
+    let body = if response.body.len() > MAX_BODY { &[][..] } else { &response.body };
+    let (variant, detail) = serde_json::from_slice::<ErrorBody>(body)
+        .map(|error| (error.variant().chars().take(64).collect(), error.detail.chars().take(512).collect()))
+        .unwrap_or_default();
+    Err(ClientError::Refused { step, status: response.status, variant, detail })
+}
+
+/// Value of the session cookie in a `Set-Cookie` header, when it is one that may be sent back as it is.
+fn session_cookie(header: &str) -> Option<String> {
+    let (pair, _attributes) = header.split_once(';').unwrap_or((header, ""));
+    let value = pair.trim().strip_prefix(SESSION_COOKIE)?.strip_prefix('=')?;
+    let sane =
+        (1..=256).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+    sane.then(|| value.to_owned())
+}

@@ -1,0 +1,379 @@
+//! Attestation tokens: EAR claims as JWT, signed with ES256 (RFC 7518 section 3.4).
+//!
+//! The algorithm is fixed, and a key found in a token's own header is never a reason to trust it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use p256::PublicKey;
+use p256::ecdsa::signature::{Signer as _, Verifier as _};
+use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::ear::Ear;
+use crate::jwk::{self, Jwk, TeePublicKey};
+use crate::random::{self, RandomError};
+
+/// Largest token accepted.
+pub const MAX_TOKEN: usize = 128 * 1024;
+
+/// How far the issuer's clock may be ahead of ours, in seconds.
+const CLOCK_SKEW: u64 = 60;
+
+/// Where the guest's key is found in the claims.
+const TEE_KEY_POINTER: &str = "/submods/cpu0/ear.veraison.annotated-evidence/runtime_data_claims/tee-pubkey";
+
+/// Why a token is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Too long, or not three parts of base64url with JSON inside.
+    #[error("token is malformed: {what}")]
+    Malformed {
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Another algorithm than ES256.
+    #[error("token is not signed with ES256")]
+    Algorithm,
+    /// No trusted key made the signature.
+    #[error("token was not signed by a trusted issuer key")]
+    Signature,
+    /// It is over.
+    #[error("token expired at {expired_at}, it is {now}: attest again")]
+    Expired {
+        /// `exp`.
+        expired_at: u64,
+        /// Now.
+        now: u64,
+    },
+    /// Issued in the future.
+    #[error("token was issued at {issued_at}, it is {now}: check the clocks of broker and issuer")]
+    NotYetValid {
+        /// `iat`.
+        issued_at: u64,
+        /// Now.
+        now: u64,
+    },
+    /// It carries no key to encrypt resources to.
+    #[error("token carries no usable tee-pubkey at {TEE_KEY_POINTER}")]
+    NoTeeKey,
+    /// The stored signing key is not a key.
+    #[error("signing key must be a P-256 scalar of 32 bytes")]
+    SigningKey,
+    /// No randomness.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+}
+
+/// Signs tokens.
+pub struct TokenSigner {
+    key: SigningKey,
+}
+
+impl TokenSigner {
+    /// A fresh key.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn generate() -> Result<Self, TokenError> {
+        loop {
+            let scalar = Zeroizing::new(random::array::<32>()?);
+            if let Ok(key) = SigningKey::from_slice(scalar.as_slice()) {
+                return Ok(Self { key });
+            }
+        }
+    }
+
+    /// From the form [`TokenSigner::to_bytes`] gives.
+    ///
+    /// # Errors
+    /// When the bytes are no key.
+    pub fn from_bytes(scalar: &[u8]) -> Result<Self, TokenError> {
+        // The library would also take shorter scalars and pad them: a cut-off key file must not become another key.
+        let scalar: &[u8; 32] = scalar.try_into().map_err(|_| TokenError::SigningKey)?;
+        SigningKey::from_slice(scalar).map(|key| Self { key }).map_err(|_| TokenError::SigningKey)
+    }
+
+    /// The private scalar, for storing. Keep it where secrets are kept.
+    #[must_use]
+    pub fn to_bytes(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.key.to_bytes().into())
+    }
+
+    /// The public key as JWK with `kid`, for a JWK set and for [`TokenVerifier`].
+    #[must_use]
+    pub fn public_jwk(&self) -> IssuerJwk {
+        let (x, y) = jwk::coordinates(&PublicKey::from(*self.key.verifying_key()));
+        // RFC 7638: the thumbprint is over the required members in order, which is what canonical JSON gives here.
+        let thumbprint =
+            ring::digest::digest(&ring::digest::SHA256, format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#).as_bytes());
+        IssuerJwk {
+            kty: "EC".into(),
+            crv: "P-256".into(),
+            alg: "ES256".into(),
+            key_use: "sig".into(),
+            kid: URL_SAFE_NO_PAD.encode(thumbprint),
+            x,
+            y,
+        }
+    }
+
+    /// Signs claims; the result is the token.
+    ///
+    /// # Errors
+    /// When the claims do not serialise.
+    pub fn sign(&self, ear: &Ear) -> Result<String, TokenError> {
+        let jwk = self.public_jwk();
+        let header = json!({"alg": "ES256", "typ": "JWT", "kid": jwk.kid, "jwk": jwk});
+        let payload = serde_json::to_vec(ear).map_err(|_| TokenError::Malformed { what: "claims do not serialise" })?;
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(payload));
+        let signature: Signature = self.key.sign(signed.as_bytes());
+        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature.to_bytes())))
+    }
+}
+
+impl std::fmt::Debug for TokenSigner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TokenSigner(kid {}, key redacted)", self.public_jwk().kid)
+    }
+}
+
+/// Public key of a token issuer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuerJwk {
+    /// `EC`.
+    pub kty: String,
+    /// `P-256`.
+    pub crv: String,
+    /// `ES256`.
+    #[serde(default)]
+    pub alg: String,
+    /// `sig`.
+    #[serde(default, rename = "use")]
+    pub key_use: String,
+    /// Key id.
+    #[serde(default)]
+    pub kid: String,
+    /// X, base64url.
+    pub x: String,
+    /// Y, base64url.
+    pub y: String,
+}
+
+/// Verifies tokens against a fixed set of issuer keys.
+#[derive(Debug, Default)]
+pub struct TokenVerifier {
+    keys: Vec<VerifyingKey>,
+}
+
+/// Proof that a token was signed by a trusted key and is in its time. Private fields: only [`TokenVerifier::verify`] makes it.
+#[derive(Clone, Debug)]
+pub struct VerifiedToken {
+    claims: Value,
+    ear: Ear,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    #[serde(default)]
+    crit: Option<Value>,
+}
+
+impl TokenVerifier {
+    /// Trusts these issuers.
+    ///
+    /// # Errors
+    /// When a key is not a P-256 key.
+    pub fn new<'a>(issuers: impl IntoIterator<Item = &'a IssuerJwk>) -> Result<Self, TokenError> {
+        let keys = issuers
+            .into_iter()
+            .map(|issuer| {
+                (issuer.kty == "EC" && issuer.crv == "P-256")
+                    .then(|| jwk::point_from_coordinates(&issuer.x, &issuer.y))
+                    .flatten()
+                    .map(VerifyingKey::from)
+                    .ok_or(TokenError::SigningKey)
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { keys })
+    }
+
+    /// Verifies signature and times.
+    ///
+    /// # Errors
+    /// When the token is malformed, not signed by a trusted key, expired or from the future.
+    pub fn verify(&self, token: &str, now: u64) -> Result<VerifiedToken, TokenError> {
+        let (signed, header, payload, signature) = split(token)?;
+        let header: Header = parse_part(header, "header")?;
+        if header.alg != "ES256" || header.crit.is_some() {
+            return Err(TokenError::Algorithm);
+        }
+        let signature = URL_SAFE_NO_PAD
+            .decode(signature)
+            .ok()
+            .and_then(|bytes| Signature::from_slice(&bytes).ok())
+            .ok_or(TokenError::Malformed { what: "signature is not 64 bytes of base64url" })?;
+        if !self.keys.iter().any(|key| key.verify(signed.as_bytes(), &signature).is_ok()) {
+            return Err(TokenError::Signature);
+        }
+        let claims: Value = parse_part(payload, "claims")?;
+        let ear = Ear::deserialize(&claims).map_err(|_| TokenError::Malformed { what: "claims are not those of an EAR" })?;
+        if now >= ear.exp {
+            return Err(TokenError::Expired { expired_at: ear.exp, now });
+        }
+        if ear.iat > now.saturating_add(CLOCK_SKEW) {
+            return Err(TokenError::NotYetValid { issued_at: ear.iat, now });
+        }
+        Ok(VerifiedToken { claims, ear })
+    }
+}
+
+impl VerifiedToken {
+    /// All claims as they are in the token: the input of a resource policy.
+    #[must_use]
+    pub fn claims(&self) -> &Value {
+        &self.claims
+    }
+
+    /// The claims we know, typed.
+    #[must_use]
+    pub fn ear(&self) -> &Ear {
+        &self.ear
+    }
+
+    /// The key of the guest the token is about. Resources are encrypted to it and to no other.
+    ///
+    /// # Errors
+    /// When there is none or it is of a kind we do not encrypt to.
+    pub fn tee_key(&self) -> Result<TeePublicKey, TokenError> {
+        let value = self.claims.pointer(TEE_KEY_POINTER).ok_or(TokenError::NoTeeKey)?;
+        let jwk = Jwk::deserialize(value).map_err(|_| TokenError::NoTeeKey)?;
+        TeePublicKey::try_from(&jwk).map_err(|_| TokenError::NoTeeKey)
+    }
+}
+
+/// When a token expires, **without verifying it**: for a client that holds a token it got over its own authenticated connection and
+/// wants to know when to attest again.
+///
+/// # Errors
+/// When the token is malformed.
+pub fn unverified_expiry(token: &str) -> Result<u64, TokenError> {
+    #[derive(Deserialize)]
+    struct Expiry {
+        exp: u64,
+    }
+    let (_, _, payload, _) = split(token)?;
+    parse_part::<Expiry>(payload, "claims").map(|claims| claims.exp)
+}
+
+fn split(token: &str) -> Result<(&str, &str, &str, &str), TokenError> {
+    if token.len() > MAX_TOKEN {
+        return Err(TokenError::Malformed { what: "longer than 128 KiB" });
+    }
+    let parts = token.rsplit_once('.').and_then(|(signed, signature)| {
+        let (header, payload) = signed.split_once('.')?;
+        (!payload.contains('.')).then_some((signed, header, payload, signature))
+    });
+    parts.ok_or(TokenError::Malformed { what: "not three parts" })
+}
+
+fn parse_part<T: for<'de> Deserialize<'de>>(part: &str, what: &'static str) -> Result<T, TokenError> {
+    URL_SAFE_NO_PAD.decode(part).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or(TokenError::Malformed { what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ear::{Appraisal, EAT_PROFILE, TrustVector, VerifierId};
+    use crate::jwk::TeeKey;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn ear(tee_key: &TeePublicKey) -> Ear {
+        let vector = TrustVector { hardware: 2, executables: 3, ..TrustVector::default() };
+        let evidence = json!({"runtime_data_claims": {"tee-pubkey": tee_key.to_jwk(), "nonce": "n"}, "snp": {"measurement": "00"}});
+        Ear {
+            eat_profile: EAT_PROFILE.into(),
+            iat: NOW,
+            exp: NOW + 300,
+            iss: "kata-cc".into(),
+            verifier_id: VerifierId { developer: "kata-cc".into(), build: "test".into() },
+            submods: [("cpu0".to_owned(), Appraisal::new(vector, "default", evidence))].into(),
+        }
+    }
+
+    fn signed() -> (TokenSigner, TokenVerifier, TeePublicKey, String) {
+        let signer = TokenSigner::generate().expect("random");
+        let verifier = TokenVerifier::new([&signer.public_jwk()]).expect("a key");
+        let tee_key = TeeKey::generate().expect("random").public();
+        let token = signer.sign(&ear(&tee_key)).expect("signs");
+        (signer, verifier, tee_key, token)
+    }
+
+    #[test]
+    fn signed_token_verifies_and_carries_the_guests_key() {
+        let (_, verifier, tee_key, token) = signed();
+        let verified = verifier.verify(&token, NOW + 10).expect("verifies");
+        assert_eq!(verified.tee_key(), Ok(tee_key));
+        assert_eq!(verified.ear(), &ear(&tee_key));
+        let cpu0 = &verified.claims()["submods"]["cpu0"];
+        assert_eq!(cpu0["ear.status"], "affirming");
+        assert_eq!(cpu0["ear.trustworthiness-vector"]["executables"], 3);
+        assert_eq!(unverified_expiry(&token), Ok(NOW + 300));
+    }
+
+    #[test]
+    fn refuses_tokens_out_of_their_time() {
+        let (_, verifier, _, token) = signed();
+        assert_eq!(verifier.verify(&token, NOW + 300).map(|_| ()), Err(TokenError::Expired { expired_at: NOW + 300, now: NOW + 300 }));
+        assert!(verifier.verify(&token, NOW - 60).is_ok());
+        assert!(matches!(verifier.verify(&token, NOW - 61), Err(TokenError::NotYetValid { .. })));
+    }
+
+    #[test]
+    fn refuses_another_issuer_even_though_its_key_is_in_the_header() {
+        let (_, _, tee_key, _) = signed();
+        let (_, verifier, _, _) = signed();
+        let stranger = TokenSigner::generate().expect("random").sign(&ear(&tee_key)).expect("signs");
+        assert_eq!(verifier.verify(&stranger, NOW).map(|_| ()), Err(TokenError::Signature));
+        assert_eq!(TokenVerifier::default().verify(&stranger, NOW).map(|_| ()), Err(TokenError::Signature));
+    }
+
+    #[test]
+    fn refuses_changed_claims_and_unsigned_tokens() {
+        let (_, verifier, tee_key, token) = signed();
+        let parts: Vec<&str> = token.split('.').collect();
+        let mut claims = serde_json::to_value(ear(&tee_key)).expect("serialises");
+        claims["exp"] = (NOW + 999_999).into();
+        let claims = URL_SAFE_NO_PAD.encode(claims.to_string());
+        assert_eq!(verifier.verify(&format!("{}.{claims}.{}", parts[0], parts[2]), NOW).map(|_| ()), Err(TokenError::Signature));
+        for alg in ["none", "HS256", "es256", "ES384"] {
+            let header = URL_SAFE_NO_PAD.encode(json!({"alg": alg}).to_string());
+            assert_eq!(verifier.verify(&format!("{header}.{}.{}", parts[1], parts[2]), NOW).map(|_| ()), Err(TokenError::Algorithm));
+        }
+        for bad in ["", ".", "..", "a.b", &format!("{}.{}.", parts[0], parts[1]), &format!("{token}.x")] {
+            assert!(verifier.verify(bad, NOW).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_without_key_gives_no_key() {
+        let (signer, verifier, tee_key, _) = signed();
+        let mut bare = ear(&tee_key);
+        bare.submods.values_mut().for_each(|appraisal| appraisal.annotated_evidence = Value::Null);
+        let token = signer.sign(&bare).expect("signs");
+        assert_eq!(verifier.verify(&token, NOW).expect("verifies").tee_key(), Err(TokenError::NoTeeKey));
+    }
+
+    #[test]
+    fn signing_key_survives_storing() {
+        let (signer, verifier, tee_key, _) = signed();
+        let again = TokenSigner::from_bytes(signer.to_bytes().as_slice()).expect("a key");
+        assert!(verifier.verify(&again.sign(&ear(&tee_key)).expect("signs"), NOW).is_ok());
+        assert!(TokenSigner::from_bytes(&[0; 32]).is_err());
+        assert!(TokenSigner::from_bytes(&[1; 31]).is_err());
+        assert!(!format!("{signer:?}").contains(&hex::encode(signer.to_bytes().as_slice())));
+    }
+}

@@ -1,0 +1,231 @@
+//! Real reports and certificates of public test suites: every recorded outcome is reproduced here.
+//!
+//! Reads the vectors from `KATA_CC_VECTORS`, or from `shared/vectors` beside the workspace, and says loudly when they are not there.
+
+use std::path::PathBuf;
+
+use der::Encode as _;
+use kata_cc_evidence::snp::{CertEntry, CertTable};
+use x509_cert::Certificate;
+
+use super::*;
+
+/// 2024-06-01, when every certificate of the vectors but the VLEK was valid.
+const IN_2024: u64 = 1_717_200_000;
+/// 2025-01-01, within the VLEK's year.
+const IN_2025: u64 = 1_735_689_600;
+
+fn vectors() -> Option<PathBuf> {
+    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors");
+    let dir = std::env::var_os("KATA_CC_VECTORS").map_or(beside, PathBuf::from);
+    if !dir.is_dir() {
+        eprintln!("SKIPPED: no vectors at {}; set KATA_CC_VECTORS", dir.display());
+        return None;
+    }
+    Some(dir)
+}
+
+fn read(dir: &std::path::Path, path: &str) -> Vec<u8> {
+    std::fs::read(dir.join(path)).unwrap_or_else(|error| panic!("vector {path}: {error}"))
+}
+
+const TRUSTEE: &str = "confidential-containers/trustee/deps/verifier/test_data/snp";
+
+fn evidence(report: &[u8], kind: CertKind, cert: Vec<u8>) -> Evidence {
+    let table = CertTable { entries: vec![CertEntry { kind, data: cert }] };
+    Evidence::from_raw(report, &table.to_bytes().expect("fits")).expect("well formed")
+}
+
+fn check(evidence: &Evidence, now_unix: u64) -> Result<VerifiedSnp, SnpError> {
+    let report_data = evidence.report().report_data;
+    verify(evidence, &report_data, None, &SnpOptions { roots: &RootSet::amd(), now_unix, endorsements: &[] })
+}
+
+#[test]
+fn milan_report_of_trustee_verifies() {
+    let Some(dir) = vectors() else { return };
+    let report = read(&dir, &format!("{TRUSTEE}/test-report.bin"));
+    let vcek = read(&dir, &format!("{TRUSTEE}/test-vcek.der"));
+    let evidence = evidence(&report, CertKind::Vcek, vcek);
+    assert_eq!(evidence.report_bytes().as_slice(), report);
+    let verified = check(&evidence, IN_2024).expect("verifies");
+    assert_eq!((verified.root_name(), verified.simulated_root(), verified.generation()), ("AMD Milan", None, Some(Generation::Milan)));
+    let claims = verified.claims();
+    assert!(claims["measurement"].as_str().expect("text").starts_with("a1f3930413247bb3"));
+    assert_eq!((&claims["guest_svn"], &claims["policy_abi_minor"], &claims["simulated"]), (&4.into(), &0x1f.into(), &false.into()));
+    assert!(claims["chip_id"].as_str().expect("text").starts_with("c38427a3"));
+}
+
+#[test]
+fn milan_report_survives_cocos_json() {
+    let Some(dir) = vectors() else { return };
+    let report = read(&dir, &format!("{TRUSTEE}/test-report.bin"));
+    let original = evidence(&report, CertKind::Vcek, read(&dir, &format!("{TRUSTEE}/test-vcek.der")));
+    let json = serde_json::to_string(&original).expect("serialises");
+    let again: Evidence = serde_json::from_str(&json).expect("parses");
+    assert_eq!(again.report_bytes().as_slice(), report);
+    assert!(check(&again, IN_2024).is_ok());
+}
+
+#[test]
+fn recorded_tampers_of_the_milan_report_fail_as_recorded() {
+    let Some(dir) = vectors() else { return };
+    let report = read(&dir, &format!("{TRUSTEE}/test-report.bin"));
+    let vcek = read(&dir, &format!("{TRUSTEE}/test-vcek.der"));
+    let with = |offset: usize, cert: Vec<u8>| {
+        let mut bytes = report.clone();
+        bytes[offset] = bytes[offset].wrapping_add(1);
+        check(&evidence(&bytes, CertKind::Vcek, cert), IN_2024).map(|_| ())
+    };
+    assert_eq!(with(42, vcek.clone()), Err(SnpError::ReportSignature));
+    assert!(matches!(with(384, vcek.clone()), Err(SnpError::Tcb { .. })));
+
+    let mut cert = vcek;
+    cert[42] = cert[42].wrapping_add(1);
+    let refused = check(&evidence(&report, CertKind::Vcek, cert), IN_2024).map(|_| ());
+    assert!(
+        matches!(refused, Err(SnpError::ChainSignature { part: ChainPart::Leaf } | SnpError::Certificate { part: ChainPart::Leaf, .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn every_signed_byte_of_the_milan_report_counts() {
+    let Some(dir) = vectors() else { return };
+    let report = read(&dir, &format!("{TRUSTEE}/test-report.bin"));
+    let vcek = read(&dir, &format!("{TRUSTEE}/test-vcek.der"));
+    for offset in 0..Report::LEN {
+        let mut bytes = report.clone();
+        bytes[offset] ^= 0x80;
+        let table = CertTable { entries: vec![CertEntry { kind: CertKind::Vcek, data: vcek.clone() }] };
+        let Ok(evidence) = Evidence::from_raw(&bytes, &table.to_bytes().expect("fits")) else { continue };
+        assert!(check(&evidence, IN_2024).is_err(), "byte {offset:#x} does not matter");
+    }
+}
+
+#[test]
+fn certificates_of_other_chips_and_tcbs_do_not_fit_the_milan_report() {
+    let Some(dir) = vectors() else { return };
+    let report = read(&dir, &format!("{TRUSTEE}/test-report.bin"));
+    for name in ["test-vcek-invalid-legacy.der", "test-vcek-invalid-new.der"] {
+        let cert = read(&dir, &format!("{TRUSTEE}/{name}"));
+        let parsed = Cert::parse(&cert).expect("parses");
+        // Both encodings of the hardware id, raw and as OCTET STRING, read the same.
+        assert_eq!(parsed.hwid().expect("there")[..8], [0, 1, 2, 3, 4, 5, 6, 7], "{name}");
+        let refused = check(&evidence(&report, CertKind::Vcek, cert), IN_2024).map(|_| ());
+        assert!(matches!(refused, Err(SnpError::Tcb { .. } | SnpError::ChipId { .. } | SnpError::ChainSignature { .. })), "{refused:?}");
+    }
+    let go = read(&dir, "google/go-sev-guest/verify/testdata/vcek.testcer");
+    assert!(matches!(check(&evidence(&report, CertKind::Vcek, go), IN_2024), Err(SnpError::Tcb { .. } | SnpError::ChipId { .. })));
+}
+
+#[test]
+fn report_of_a_vlek_verifies_up_to_its_privilege_level() {
+    let Some(dir) = vectors() else { return };
+    let report = read(&dir, &format!("{TRUSTEE}/test-vlek-report.bin"));
+    let vlek = read(&dir, &format!("{TRUSTEE}/test-vlek.der"));
+    let evidence = evidence(&report, CertKind::Vlek, vlek);
+    // All signatures hold; what fails is that the report is for VMPL 1.
+    assert_eq!(check(&evidence, IN_2025).map(|_| ()), Err(SnpError::Vmpl { found: 1 }));
+    // 2026-01-01: the VLEK expired on 2025-12-10.
+    assert!(matches!(check(&evidence, 1_767_225_600), Err(SnpError::Expired { part: ChainPart::Leaf, .. })));
+    assert!(matches!(check(&evidence, IN_2024), Err(SnpError::NotYetValid { part: ChainPart::Leaf, .. })));
+}
+
+#[test]
+fn vlek_and_vcek_do_not_pass_for_each_other() {
+    let Some(dir) = vectors() else { return };
+    let vlek_report = read(&dir, &format!("{TRUSTEE}/test-vlek-report.bin"));
+    let vlek = read(&dir, &format!("{TRUSTEE}/test-vlek.der"));
+    let vcek = read(&dir, &format!("{TRUSTEE}/test-vcek.der"));
+    // In the wrong slot of the table it is not found.
+    assert!(matches!(check(&evidence(&vlek_report, CertKind::Vcek, vlek.clone()), IN_2025), Err(SnpError::NoEndorsement { .. })));
+    // In the right slot it is recognised for what it is.
+    assert!(matches!(check(&evidence(&vlek_report, CertKind::Vlek, vcek), IN_2025), Err(SnpError::LeafKind { expected: "VLEK", .. })));
+    let vcek_report = read(&dir, &format!("{TRUSTEE}/test-report.bin"));
+    assert!(matches!(check(&evidence(&vcek_report, CertKind::Vcek, vlek), IN_2025), Err(SnpError::LeafKind { expected: "VCEK", .. })));
+}
+
+#[test]
+fn azures_report_verifies_with_its_certificate() {
+    let Some(dir) = vectors() else { return };
+    let base = "confidential-containers/trustee/deps/verifier/test_data/az-snp-vtpm";
+    let hcl = read(&dir, &format!("{base}/hcl-report.bin"));
+    let pem = read(&dir, &format!("{base}/vcek.pem"));
+    // The file holds the whole chain; the first certificate is the VCEK.
+    let certs = Certificate::load_pem_chain(&pem).expect("PEM");
+    let vcek = certs[0].to_der().expect("DER");
+    assert!(check(&evidence(&hcl[32..32 + Report::LEN], CertKind::Vcek, vcek), IN_2024).is_ok());
+}
+
+#[test]
+fn certificates_of_virtee_and_google_hang_from_the_compiled_in_roots() {
+    let Some(dir) = vectors() else { return };
+    for (path, product) in [
+        ("virtee/sev/tests/certs_data/vcek_milan.der", "Milan"),
+        ("virtee/sev/tests/certs_data/vcek_turin.der", "Turin"),
+        ("google/go-sev-guest/verify/testdata/vcek.testcer", "Milan"),
+    ] {
+        let leaf = Cert::parse(&read(&dir, path)).expect("parses");
+        assert_eq!(leaf.product(), Some(product), "{path}");
+        let empty = Evidence::new(Report::default(), None).expect("well formed");
+        let roots = RootSet::amd();
+        let options = SnpOptions { roots: &roots, now_unix: leaf.not_before() + 1, endorsements: &[] };
+        let root = verify_chain(&leaf, LeafKind::Vcek, &empty, &options).expect("chain holds");
+        assert_eq!(root.name, format!("AMD {product}"));
+        assert_eq!(leaf.tcb().expect("there").fmc.is_some(), product == "Turin");
+        assert!(leaf.hwid().is_ok());
+    }
+    let mut broken = read(&dir, "virtee/sev/tests/certs_data/vcek_milan.der");
+    broken[40] ^= 0xff;
+    if let Ok(leaf) = Cert::parse(&broken) {
+        let empty = Evidence::new(Report::default(), None).expect("well formed");
+        let options = SnpOptions { roots: &RootSet::amd(), now_unix: leaf.not_before() + 1, endorsements: &[] };
+        assert!(verify_chain(&leaf, LeafKind::Vcek, &empty, &options).is_err());
+    }
+}
+
+#[test]
+fn a_known_endorsement_serves_evidence_that_comes_without() {
+    let Some(dir) = vectors() else { return };
+    let report = read(&dir, &format!("{TRUSTEE}/test-report.bin"));
+    let bare = Evidence::from_raw(&report, &[]).expect("well formed");
+    let known = vec![
+        read(&dir, "google/go-sev-guest/verify/testdata/vcek.testcer"),
+        read(&dir, &format!("{TRUSTEE}/test-vlek.der")),
+        b"nonsense".to_vec(),
+        read(&dir, &format!("{TRUSTEE}/test-vcek.der")),
+    ];
+    let roots = RootSet::amd();
+    let with = |endorsements| {
+        verify(&bare, &bare.report().report_data, None, &SnpOptions { roots: &roots, now_unix: IN_2024, endorsements }).map(|_| ())
+    };
+    assert_eq!(with(&known), Ok(()));
+    assert!(matches!(with(&known[..3]), Err(SnpError::NoEndorsement { kind: "VCEK", .. })));
+}
+
+#[test]
+fn every_prefix_of_a_certificate_is_refused_without_panic() {
+    let Some(dir) = vectors() else { return };
+    let cert = read(&dir, &format!("{TRUSTEE}/test-vcek.der"));
+    for len in 0..cert.len() {
+        assert!(Cert::parse(&cert[..len]).is_err());
+    }
+    for offset in 0..cert.len() {
+        let mut bytes = cert.clone();
+        bytes[offset] ^= 0xff;
+        let _ = Cert::parse(&bytes).map(|cert| (cert.tcb(), cert.hwid(), common_name(cert.subject())));
+    }
+}
+
+#[test]
+fn urls_of_the_key_distribution_service_follow_the_generation() {
+    let mut report = Report::default();
+    report.chip_id[..2].copy_from_slice(&[0xab, 0xcd]);
+    report.reported_tcb.microcode = 0xdb;
+    let url = vcek_url(&report, Generation::Milan);
+    assert!(url.starts_with("https://kdsintf.amd.com/vcek/v1/Milan/abcd0000"));
+    assert!(url.ends_with("?blSPL=00&teeSPL=00&snpSPL=00&ucodeSPL=219"));
+    report.reported_tcb.fmc = Some(1);
+    assert!(vcek_url(&report, Generation::Turin).contains("/Turin/abcd000000000000?fmcSPL=01&blSPL=00"));
+}

@@ -1,0 +1,514 @@
+//! A made-up hierarchy under a simulated root, and one mutation for every check: each must be refused for its own reason.
+
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use der::asn1::{Any, BitString, Ia5String, ObjectIdentifier, OctetString, UtcTime};
+use der::{Encode as _, EncodePem as _};
+use kata_cc_evidence::snp::{
+    CertEntry, CertKind, CertTable, Cpuid, Evidence, KeyInfo, PlatformInfo, Policy, Report, Signature, TcbVersion,
+};
+use kata_cc_evidence::{HostData, LaunchDigest, ReportData, TeeType};
+use kata_cc_verifier::snp::{CertError, ChainPart, RootError, RootSet, SnpError, SnpOptions, VerifiedSnp, verify};
+use kata_cc_verifier::{Expected, Verifiers, VerifyError};
+use ring::rand::SystemRandom;
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair as _, RSA_PSS_SHA384,
+    RsaKeyPair,
+};
+use x509_cert::certificate::{Certificate, TbsCertificate, Version};
+use x509_cert::crl::{CertificateList, RevokedCert, TbsCertList};
+use x509_cert::ext::Extension;
+use x509_cert::ext::pkix::BasicConstraints;
+use x509_cert::name::Name;
+use x509_cert::serial_number::SerialNumber;
+use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
+use x509_cert::time::{Time, Validity};
+
+const NOW: u64 = 1_800_000_000;
+const DAY: u64 = 86_400;
+const AMD: &str = "1.3.6.1.4.1.3704.1";
+const REPORT_DATA: ReportData = ReportData([0x51; 64]);
+const HOST_DATA: HostData = HostData([0x52; 32]);
+
+fn oid(text: &str) -> ObjectIdentifier {
+    ObjectIdentifier::new(text).expect("an object identifier")
+}
+
+fn rsa(name: &str) -> RsaKeyPair {
+    let path = format!("{}/tests/keys/{name}.pk8", env!("CARGO_MANIFEST_DIR"));
+    RsaKeyPair::from_pkcs8(&std::fs::read(path).expect("key file")).expect("a key")
+}
+
+fn pss() -> AlgorithmIdentifierOwned {
+    AlgorithmIdentifierOwned { oid: oid("1.2.840.113549.1.1.10"), parameters: None }
+}
+
+fn rsa_spki(key: &RsaKeyPair) -> SubjectPublicKeyInfoOwned {
+    SubjectPublicKeyInfoOwned {
+        algorithm: AlgorithmIdentifierOwned { oid: oid("1.2.840.113549.1.1.1"), parameters: Some(Any::null()) },
+        subject_public_key: BitString::from_bytes(key.public_key().as_ref()).expect("bits"),
+    }
+}
+
+fn ec_spki(key: &EcdsaKeyPair, curve: &str) -> SubjectPublicKeyInfoOwned {
+    SubjectPublicKeyInfoOwned {
+        algorithm: AlgorithmIdentifierOwned {
+            oid: oid("1.2.840.10045.2.1"),
+            parameters: Some(Any::encode_from(&oid(curve)).expect("encodes")),
+        },
+        subject_public_key: BitString::from_bytes(key.public_key().as_ref()).expect("bits"),
+    }
+}
+
+fn sign(key: &RsaKeyPair, message: &[u8]) -> BitString {
+    let mut signature = vec![0; key.public().modulus_len()];
+    key.sign(&RSA_PSS_SHA384, &SystemRandom::new(), message, &mut signature).expect("signs");
+    BitString::from_bytes(&signature).expect("bits")
+}
+
+/// A certificate to be: every field a test may want to bend.
+#[derive(Clone)]
+struct Draft {
+    subject: &'static str,
+    issuer: &'static str,
+    serial: u8,
+    not_before: u64,
+    not_after: u64,
+    spki: SubjectPublicKeyInfoOwned,
+    extensions: Vec<Extension>,
+    algorithm: AlgorithmIdentifierOwned,
+}
+
+impl Draft {
+    fn new(subject: &'static str, issuer: &'static str, spki: SubjectPublicKeyInfoOwned, extensions: Vec<Extension>) -> Self {
+        Self { subject, issuer, serial: 1, not_before: NOW - DAY, not_after: NOW + DAY, spki, extensions, algorithm: pss() }
+    }
+
+    fn signed_by(&self, key: &RsaKeyPair) -> Vec<u8> {
+        let time = |seconds| Time::UtcTime(UtcTime::from_unix_duration(Duration::from_secs(seconds)).expect("before 2050"));
+        let tbs = TbsCertificate {
+            version: Version::V3,
+            serial_number: SerialNumber::new(&[self.serial]).expect("a number"),
+            signature: self.algorithm.clone(),
+            issuer: name(self.issuer),
+            validity: Validity { not_before: time(self.not_before), not_after: time(self.not_after) },
+            subject: name(self.subject),
+            subject_public_key_info: self.spki.clone(),
+            issuer_unique_id: None,
+            subject_unique_id: None,
+            extensions: Some(self.extensions.clone()),
+        };
+        let signature = sign(key, &tbs.to_der().expect("encodes"));
+        let cert = Certificate { tbs_certificate: tbs, signature_algorithm: self.algorithm.clone(), signature };
+        cert.to_der().expect("encodes")
+    }
+}
+
+fn name(common_name: &str) -> Name {
+    Name::from_str(&format!("CN={common_name},O=Test")).expect("a name")
+}
+
+fn extension(id: &str, value: Vec<u8>) -> Extension {
+    Extension { extn_id: oid(id), critical: false, extn_value: OctetString::new(value).expect("octets") }
+}
+
+fn authority(ca: bool) -> Extension {
+    extension("2.5.29.19", BasicConstraints { ca, path_len_constraint: None }.to_der().expect("encodes"))
+}
+
+fn leaf_extensions(tcb: TcbVersion, chip: &[u8]) -> Vec<Extension> {
+    let mut extensions = vec![extension(&format!("{AMD}.2"), Ia5String::new("Milan-B0").expect("text").to_der().expect("encodes"))];
+    for (part, value) in [(1, tcb.bootloader), (2, tcb.tee), (3, tcb.snp), (8, tcb.microcode)] {
+        extensions.push(extension(&format!("{AMD}.3.{part}"), value.to_der().expect("encodes")));
+    }
+    extensions.push(extension(&format!("{AMD}.4"), chip.to_vec()));
+    extensions
+}
+
+/// The whole made-up world. Tests bend one thing and see what the verifier says.
+struct World {
+    root_key: RsaKeyPair,
+    ask_key: RsaKeyPair,
+    leaf_key: EcdsaKeyPair,
+    root: Draft,
+    ask: Draft,
+    leaf: Draft,
+    report: Report,
+    kind: CertKind,
+    with_ark: bool,
+}
+
+fn ec_key(algorithm: &'static EcdsaSigningAlgorithm) -> EcdsaKeyPair {
+    let rng = SystemRandom::new();
+    let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &rng).expect("random");
+    EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &rng).expect("a key")
+}
+
+impl World {
+    fn new() -> Self {
+        let (root_key, ask_key, leaf_key) = (rsa("root"), rsa("intermediate"), ec_key(&ECDSA_P384_SHA384_FIXED_SIGNING));
+        let tcb = TcbVersion { fmc: None, bootloader: 4, tee: 0, snp: 24, microcode: 219 };
+        let report = Report {
+            version: 3,
+            policy: Policy(0x3_0000),
+            platform_info: PlatformInfo(1),
+            current_tcb: tcb,
+            reported_tcb: tcb,
+            committed_tcb: tcb,
+            launch_tcb: tcb,
+            cpuid: Some(Cpuid { family: 0x19, model: 1, stepping: 1 }),
+            chip_id: [0x61; 64],
+            report_data: REPORT_DATA,
+            host_data: HOST_DATA,
+            measurement: LaunchDigest([0x53; 48]),
+            ..Report::default()
+        };
+        Self {
+            root: Draft::new("SIM-ARK", "SIM-ARK", rsa_spki(&root_key), vec![authority(true)]),
+            ask: Draft { serial: 2, ..Draft::new("SIM-ASK", "SIM-ARK", rsa_spki(&ask_key), vec![authority(true)]) },
+            leaf: Draft::new("SIM-VCEK", "SIM-ASK", ec_spki(&leaf_key, "1.3.132.0.34"), leaf_extensions(tcb, &report.chip_id)),
+            root_key,
+            ask_key,
+            leaf_key,
+            report,
+            kind: CertKind::Vcek,
+            with_ark: true,
+        }
+    }
+
+    fn bent(bend: impl FnOnce(&mut Self)) -> Self {
+        let mut world = Self::new();
+        bend(&mut world);
+        world
+    }
+
+    fn evidence(&self) -> Evidence {
+        let mut report = self.report.clone();
+        let signed = report.signed_bytes().expect("serialises");
+        let fixed = self.leaf_key.sign(&SystemRandom::new(), &signed).expect("signs");
+        report.signature = fixed.as_ref().try_into().map_or_else(|_| Signature::default(), Signature::from_p384_fixed);
+        let mut entries = vec![
+            CertEntry { kind: self.kind, data: self.leaf.signed_by(&self.ask_key) },
+            CertEntry { kind: CertKind::Ask, data: self.ask.signed_by(&self.root_key) },
+        ];
+        if self.with_ark {
+            entries.push(CertEntry { kind: CertKind::Ark, data: self.root_der() });
+        }
+        Evidence::new(report, Some(CertTable { entries })).expect("well formed")
+    }
+
+    fn root_der(&self) -> Vec<u8> {
+        self.root.signed_by(&self.root_key)
+    }
+
+    fn roots(&self) -> RootSet {
+        RootSet::amd().with_simulated("lab", pem(&self.root_der()).as_bytes()).expect("a root")
+    }
+
+    fn check(&self) -> Result<VerifiedSnp, SnpError> {
+        self.check_evidence(&self.evidence(), &self.roots())
+    }
+
+    fn check_evidence(&self, evidence: &Evidence, roots: &RootSet) -> Result<VerifiedSnp, SnpError> {
+        verify(evidence, &REPORT_DATA, Some(&HOST_DATA), &SnpOptions { roots, now_unix: NOW, endorsements: &[] })
+    }
+}
+
+fn pem(der: &[u8]) -> String {
+    use der::Decode as _;
+    Certificate::from_der(der).expect("a certificate").to_pem(der::pem::LineEnding::LF).expect("PEM")
+}
+
+/// What a bent world is refused for.
+#[track_caller]
+fn refusal(bend: impl FnOnce(&mut World)) -> SnpError {
+    let world = World::bent(bend);
+    match world.check() {
+        Err(error) => error,
+        Ok(_) => panic!("was accepted"),
+    }
+}
+
+#[test]
+fn evidence_under_a_configured_simulated_root_verifies_and_is_marked() {
+    let world = World::new();
+    let verified = world.check().expect("verifies");
+    assert_eq!((verified.root_name(), verified.simulated_root()), ("lab", Some("lab")));
+    let claims = verified.claims();
+    assert_eq!(claims["simulated"], true);
+    assert_eq!(claims["root"], "lab");
+    assert_eq!(claims["measurement"], "53".repeat(48));
+    assert_eq!(claims["init_data"], "52".repeat(32));
+    assert_eq!(claims["reported_tcb_microcode"], 219);
+    assert_eq!(claims["launch_tcb_snp"], 24);
+    assert_eq!(claims["policy_debug_allowed"], false);
+    assert_eq!(claims["generation"], "Milan");
+}
+
+#[test]
+fn the_same_evidence_is_refused_where_the_root_is_not_configured() {
+    let world = World::new();
+    let refused = world.check_evidence(&world.evidence(), &RootSet::amd()).map(|_| ()).expect_err("refused");
+    let SnpError::UnknownRoot { found, trusted } = refused else { panic!("{refused}") };
+    assert_eq!(found, "SIM-ARK");
+    assert!(trusted.contains("AMD Milan") && !trusted.contains("lab"));
+}
+
+#[test]
+fn a_root_brought_along_must_be_the_trusted_one() {
+    let mut world = World::new();
+    let roots = world.roots();
+    assert!(world.check_evidence(&world.evidence(), &roots).is_ok());
+    world.with_ark = false;
+    assert!(world.check_evidence(&world.evidence(), &roots).is_ok());
+    world.with_ark = true;
+
+    // The same names, another key: what an attacker can make.
+    world.root_key = rsa("intermediate");
+    world.root.spki = rsa_spki(&world.root_key);
+    assert!(matches!(world.check_evidence(&world.evidence(), &roots), Err(SnpError::UnknownRoot { .. })));
+    world.with_ark = false;
+    let refused = world.check_evidence(&world.evidence(), &roots).map(|_| ());
+    assert_eq!(refused, Err(SnpError::ChainSignature { part: ChainPart::Intermediate }));
+}
+
+#[test]
+fn a_simulated_root_cannot_take_an_amd_name_or_an_existing_one() {
+    let world = World::new();
+    let der = world.root_der();
+    assert!(matches!(world.roots().with_simulated("lab", pem(&der).as_bytes()), Err(RootError::Name { .. })));
+    assert!(matches!(world.roots().with_simulated("lab2", pem(&der).as_bytes()), Err(RootError::Subject { .. })));
+    let leaf = world.leaf.signed_by(&world.ask_key);
+    assert!(matches!(RootSet::amd().with_simulated("lab", pem(&leaf).as_bytes()), Err(RootError::NotARoot { .. })));
+    let no_authority = Draft { extensions: vec![], ..world.root.clone() }.signed_by(&world.root_key);
+    assert!(matches!(RootSet::amd().with_simulated("lab", pem(&no_authority).as_bytes()), Err(RootError::NotARoot { .. })));
+    let not_self_signed = world.root.signed_by(&world.ask_key);
+    assert!(matches!(RootSet::amd().with_simulated("lab", pem(&not_self_signed).as_bytes()), Err(RootError::NotARoot { .. })));
+}
+
+#[test]
+fn refuses_report_for_another_nonce_or_key() {
+    assert!(matches!(refusal(|w| w.report.report_data.0[63] ^= 1), SnpError::ReportData { .. }));
+}
+
+#[test]
+fn refuses_guest_launched_with_other_initdata() {
+    assert!(matches!(refusal(|w| w.report.host_data.0[31] ^= 1), SnpError::HostData { .. }));
+    assert!(matches!(refusal(|w| w.report.host_data = HostData::ZERO), SnpError::HostData { .. }));
+}
+
+#[test]
+fn refuses_report_of_another_privilege_level() {
+    for vmpl in [1, 2, 3, u32::MAX] {
+        assert_eq!(refusal(|w| w.report.vmpl = vmpl), SnpError::Vmpl { found: vmpl });
+    }
+}
+
+#[test]
+fn refuses_guest_that_the_host_may_debug() {
+    assert_eq!(refusal(|w| w.report.policy.0 |= 1 << 19), SnpError::Debug);
+}
+
+#[test]
+fn refuses_other_signature_algorithms_and_signing_keys() {
+    assert_eq!(refusal(|w| w.report.signature_algo = 0), SnpError::SignatureAlgorithm { found: 0 });
+    assert_eq!(refusal(|w| w.report.signature_algo = 2), SnpError::SignatureAlgorithm { found: 2 });
+    assert!(matches!(refusal(|w| w.report.key_info = KeyInfo(7 << 2)), SnpError::SigningKey { .. }));
+    assert!(matches!(refusal(|w| w.report.key_info = KeyInfo(2 << 2)), SnpError::SigningKey { .. }));
+    assert_eq!(refusal(|w| w.report.key_info = KeyInfo(2)), SnpError::Unsigned);
+}
+
+#[test]
+fn refuses_endorsement_key_of_another_tcb() {
+    let bends: [fn(&mut TcbVersion); 4] = [|t| t.bootloader -= 1, |t| t.tee += 1, |t| t.snp -= 1, |t| t.microcode -= 1];
+    for bend in bends {
+        assert!(matches!(refusal(|w| bend(&mut w.report.reported_tcb)), SnpError::Tcb { .. }));
+    }
+}
+
+#[test]
+fn refuses_endorsement_key_of_another_chip() {
+    assert!(matches!(refusal(|w| w.report.chip_id[63] ^= 1), SnpError::ChipId { .. }));
+    // A platform that masks the chip id cannot be told from another.
+    assert!(matches!(refusal(|w| w.report.chip_id = [0; 64]), SnpError::ChipId { .. }));
+}
+
+#[test]
+fn accepts_both_encodings_of_the_hardware_id() {
+    let wrapped = OctetString::new(vec![0x61; 64]).expect("octets").to_der().expect("encodes");
+    let world = World::bent(|w| {
+        *w.leaf.extensions.last_mut().expect("there") = extension(&format!("{AMD}.4"), wrapped);
+    });
+    assert!(world.check().is_ok());
+}
+
+#[test]
+fn refuses_endorsement_certificates_with_missing_repeated_or_malformed_extensions() {
+    for index in 1..6 {
+        let gone = refusal(|w| drop(w.leaf.extensions.remove(index)));
+        assert!(matches!(gone, SnpError::Certificate { part: ChainPart::Leaf, source: CertError::Extension { .. } }), "{gone}");
+        let twice = refusal(|w| w.leaf.extensions.push(w.leaf.extensions[index].clone()));
+        assert!(matches!(twice, SnpError::Certificate { part: ChainPart::Leaf, source: CertError::Extension { .. } }), "{twice}");
+    }
+    for bad in [vec![], vec![1], vec![0; 63], vec![4, 64], vec![4, 1, 7]] {
+        let refused = refusal(|w| *w.leaf.extensions.last_mut().expect("there") = extension(&format!("{AMD}.4"), bad));
+        assert!(matches!(refused, SnpError::Certificate { part: ChainPart::Leaf, .. }), "{refused}");
+    }
+    // An FMC level on a certificate for a processor that has none.
+    let fmc = refusal(|w| w.leaf.extensions.push(extension(&format!("{AMD}.3.9"), 1_u8.to_der().expect("encodes"))));
+    assert!(matches!(fmc, SnpError::Tcb { .. }));
+}
+
+#[test]
+fn refuses_report_and_certificate_of_different_generations() {
+    assert!(matches!(refusal(|w| w.report.cpuid = Some(Cpuid { family: 0x19, model: 0x11, stepping: 1 })), SnpError::Generation { .. }));
+}
+
+#[test]
+fn refuses_changed_or_missing_report_signature() {
+    let world = World::new();
+    let good = world.evidence();
+    let with = |signature| {
+        let report = Report { signature, ..good.report().clone() };
+        let evidence = Evidence::new(report, good.certs().cloned()).expect("well formed");
+        world.check_evidence(&evidence, &world.roots()).map(|_| ())
+    };
+    let signature = good.report().signature;
+    assert_eq!(with(signature), Ok(()));
+    let mut changed = signature;
+    changed.r[0] ^= 1;
+    assert_eq!(with(changed), Err(SnpError::ReportSignature));
+    let mut long = signature;
+    long.s[71] = 1;
+    assert_eq!(with(long), Err(SnpError::ReportSignature));
+    assert_eq!(with(Signature::default()), Err(SnpError::ReportSignature));
+    assert_eq!(with(Signature { r: signature.s, s: signature.r }), Err(SnpError::ReportSignature));
+}
+
+#[test]
+fn refuses_report_signed_by_another_key() {
+    assert_eq!(refusal(|w| w.leaf_key = ec_key(&ECDSA_P384_SHA384_FIXED_SIGNING)), SnpError::ReportSignature);
+    let p256 = refusal(|w| {
+        w.leaf_key = ec_key(&ECDSA_P256_SHA256_FIXED_SIGNING);
+        w.leaf.spki = ec_spki(&w.leaf_key, "1.2.840.10045.3.1.7");
+    });
+    assert_eq!(p256, SnpError::Certificate { part: ChainPart::Leaf, source: CertError::NotP384 });
+}
+
+#[test]
+fn refuses_certificates_out_of_their_time() {
+    type Pick = fn(&mut World) -> &mut Draft;
+    let pick: [(ChainPart, Pick); 3] =
+        [(ChainPart::Root, |w| &mut w.root), (ChainPart::Intermediate, |w| &mut w.ask), (ChainPart::Leaf, |w| &mut w.leaf)];
+    for (part, draft) in pick {
+        assert_eq!(refusal(|w| draft(w).not_after = NOW - 1), SnpError::Expired { part, not_after: NOW - 1, now: NOW });
+        assert_eq!(refusal(|w| draft(w).not_before = NOW + 1), SnpError::NotYetValid { part, not_before: NOW + 1, now: NOW });
+    }
+}
+
+#[test]
+fn refuses_chains_not_signed_step_by_step() {
+    // The leaf signed by the root, the intermediate by itself.
+    assert_eq!(refusal(|w| w.ask_key = rsa("root")), SnpError::ChainSignature { part: ChainPart::Leaf });
+    let world = World::new();
+    let mut table = world.evidence().certs().cloned().expect("there");
+    table.entries[1].data = world.ask.signed_by(&world.ask_key);
+    let evidence = Evidence::new(world.evidence().report().clone(), Some(table)).expect("well formed");
+    let refused = world.check_evidence(&evidence, &world.roots()).map(|_| ());
+    assert_eq!(refused, Err(SnpError::ChainSignature { part: ChainPart::Intermediate }));
+}
+
+#[test]
+fn refuses_an_intermediate_that_may_not_issue() {
+    assert_eq!(refusal(|w| w.ask.extensions.clear()), SnpError::NotAnAuthority { part: ChainPart::Intermediate });
+    assert_eq!(refusal(|w| w.ask.extensions = vec![authority(false)]), SnpError::NotAnAuthority { part: ChainPart::Intermediate });
+}
+
+#[test]
+fn refuses_an_intermediate_its_root_has_revoked() {
+    let world = World::new();
+    let list = |key: &RsaKeyPair, serial: u8| {
+        let time = Time::UtcTime(UtcTime::from_unix_duration(Duration::from_secs(NOW)).expect("before 2050"));
+        let tbs = TbsCertList {
+            version: Version::V2,
+            signature: pss(),
+            issuer: name("SIM-ARK"),
+            this_update: time,
+            next_update: None,
+            revoked_certificates: Some(vec![RevokedCert {
+                serial_number: SerialNumber::new(&[serial]).expect("a number"),
+                revocation_date: time,
+                crl_entry_extensions: None,
+            }]),
+            crl_extensions: None,
+        };
+        let signature = sign(key, &tbs.to_der().expect("encodes"));
+        CertificateList { tbs_cert_list: tbs, signature_algorithm: pss(), signature }.to_der().expect("encodes")
+    };
+    let with = |crl: &[u8]| world.check_evidence(&world.evidence(), &world.roots().with_revocation_list(crl).expect("genuine")).map(|_| ());
+    assert_eq!(with(&list(&world.root_key, 2)), Err(SnpError::Revoked { part: ChainPart::Intermediate }));
+    assert_eq!(with(&list(&world.root_key, 3)), Ok(()));
+    let forged = list(&world.ask_key, 2);
+    assert!(matches!(world.roots().with_revocation_list(&forged), Err(RootError::RevocationList)));
+}
+
+#[test]
+fn refuses_keys_of_one_kind_passing_for_the_other() {
+    let vlek_report = KeyInfo(1 << 2);
+    // A VCEK in the VLEK's slot.
+    let refused = refusal(|w| {
+        w.report.key_info = vlek_report;
+        w.kind = CertKind::Vlek;
+    });
+    assert!(matches!(refused, SnpError::LeafKind { expected: "VLEK", .. }), "{refused}");
+    // A VLEK issued by the ASK instead of the ASVK.
+    let refused = refusal(|w| {
+        w.report.key_info = vlek_report;
+        w.kind = CertKind::Vlek;
+        w.leaf.subject = "SIM-VLEK";
+    });
+    assert!(matches!(refused, SnpError::LeafKind { expected: "VLEK", .. }), "{refused}");
+    // A VCEK issued by an ASVK.
+    let refused = refusal(|w| {
+        w.ask.subject = "SIM-VLEK-ASVK";
+        w.leaf.issuer = "SIM-VLEK-ASVK";
+    });
+    assert!(matches!(refused, SnpError::LeafKind { expected: "VCEK", .. }), "{refused}");
+}
+
+#[test]
+fn refuses_other_certificate_signature_algorithms() {
+    let pkcs1 = AlgorithmIdentifierOwned { oid: oid("1.2.840.113549.1.1.12"), parameters: Some(Any::null()) };
+    let refused = refusal(|w| w.leaf.algorithm = pkcs1);
+    assert!(matches!(refused, SnpError::Certificate { source: CertError::SignatureAlgorithm { .. }, .. }), "{refused}");
+}
+
+#[test]
+fn evidence_without_certificates_says_where_to_fetch_them() {
+    let world = World::new();
+    let bare = Evidence::new(world.evidence().report().clone(), None).expect("well formed");
+    let refused = world.check_evidence(&bare, &world.roots()).map(|_| ()).expect_err("refused");
+    let SnpError::NoEndorsement { kind: "VCEK", fetch: Some(url) } = refused else { panic!("{refused}") };
+    assert!(url.starts_with("https://kdsintf.amd.com/vcek/v1/Milan/6161") && url.ends_with("ucodeSPL=219"));
+}
+
+#[test]
+fn the_verifier_of_the_broker_says_the_same() {
+    let world = World::new();
+    let verifiers = Verifiers::new(world.roots());
+    let json = serde_json::to_value(world.evidence()).expect("serialises");
+    let mut digest = [0x52; 48];
+    digest[40] = 1;
+    let expected = Expected { report_data: &REPORT_DATA, initdata_digest: Some(&digest), now_unix: NOW };
+    let verified = verifiers.get(TeeType::Snp).expect("listed").verify(&json, &expected).expect("verifies");
+    assert_eq!((verified.tee(), verified.simulated_root()), (TeeType::Snp, Some("lab")));
+    assert_eq!(verified.claims()["simulated"], true);
+
+    let other = [0x53; 32];
+    let expected = Expected { initdata_digest: Some(&other), ..expected };
+    let refused = verifiers.get(TeeType::Snp).expect("listed").verify(&json, &expected).map(|_| ());
+    assert!(matches!(refused, Err(VerifyError::Snp(SnpError::HostData { .. }))));
+    let expected = Expected { initdata_digest: None, ..expected };
+    assert!(verifiers.get(TeeType::Snp).expect("listed").verify(&json, &expected).is_ok());
+}

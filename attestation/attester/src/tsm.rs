@@ -1,0 +1,401 @@
+//! configfs-tsm: the kernel's interface to reports (Linux `Documentation/ABI/testing/configfs-tsm`, since 6.7).
+//!
+//! `mkdir` makes an entry; writing `inblob` sets the report data, reading `outblob` makes the report, `auxblob` has the host's
+//! certificates. `generation` counts writes: by it a reader knows that nobody else wrote to the entry in between.
+//!
+//! **Invariant:** a report is returned only if exactly one write, ours, happened between two readings of `generation`, and the provider was
+//! the expected one before and after. Retries are bounded; the entry is removed whatever happens.
+
+use std::fmt;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use kata_cc_evidence::ReportData;
+use nix::errno::Errno;
+
+/// Where the kernel has it.
+pub const DEFAULT_PATH: &str = "/sys/kernel/config/tsm/report";
+
+/// The provider of SEV-SNP reports.
+const PROVIDER: &str = "sev_guest";
+
+/// How often a report is asked for before giving up on an entry others keep writing to.
+const MAX_TRIES: u32 = 4;
+
+/// How many entry names are tried.
+const MAX_NAMES: u32 = 16;
+
+/// `TSM_OUTBLOB_MAX` of the kernel this was written for.
+const MAX_BLOB: usize = 32 * 1024;
+
+/// Numbers and names are short.
+const MAX_TEXT: usize = 64;
+
+/// Why configfs-tsm gave no report.
+#[derive(Debug, thiserror::Error)]
+pub enum TsmError {
+    /// An operation on an entry failed.
+    #[error("configfs-tsm: {operation} {attribute}")]
+    Io {
+        /// What was done.
+        operation: &'static str,
+        /// To which attribute of the entry.
+        attribute: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Every name is taken.
+    #[error("configfs-tsm: no free entry name after {MAX_NAMES} tries; entries of a former process are left over")]
+    NoFreeName,
+    /// The provider is another TEE's, or changed.
+    #[error("configfs-tsm: provider is {found:?}, expected \"{PROVIDER}\": this agent attests SEV-SNP only")]
+    Provider {
+        /// What the provider is.
+        found: String,
+    },
+    /// An attribute is too long.
+    #[error("configfs-tsm: {attribute} has more than {limit} bytes")]
+    TooLong {
+        /// Which.
+        attribute: &'static str,
+        /// The bound.
+        limit: usize,
+    },
+    /// `generation` is no number.
+    #[error("configfs-tsm: generation is not a number")]
+    Generation,
+    /// Somebody else keeps writing.
+    #[error("configfs-tsm: another process wrote to our entry each of {MAX_TRIES} times; no report of ours could be had")]
+    Contended,
+}
+
+/// What an entry gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blobs {
+    /// The raw report.
+    pub out: Vec<u8>,
+    /// The raw certificate table, empty where the host has none.
+    pub aux: Vec<u8>,
+}
+
+/// Access to the entries' files: a seam so that tests can play the kernel and whoever races with us.
+trait EntryFs: fmt::Debug + Send + Sync {
+    fn create(&self, name: &str) -> io::Result<()>;
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// At most `limit` bytes; one more means there were more.
+    fn read(&self, name: &str, attribute: &str, limit: usize) -> io::Result<Vec<u8>>;
+    fn write(&self, name: &str, attribute: &str, bytes: &[u8]) -> io::Result<()>;
+}
+
+#[derive(Debug)]
+struct Configfs {
+    root: PathBuf,
+}
+
+impl EntryFs for Configfs {
+    fn create(&self, name: &str) -> io::Result<()> {
+        std::fs::create_dir(self.root.join(name))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_dir(self.root.join(name))
+    }
+
+    fn read(&self, name: &str, attribute: &str, limit: usize) -> io::Result<Vec<u8>> {
+        let file = std::fs::File::open(self.root.join(name).join(attribute))?;
+        let mut bytes = Vec::new();
+        file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn write(&self, name: &str, attribute: &str, bytes: &[u8]) -> io::Result<()> {
+        // One write, then close: configfs takes a binary attribute over when its file is closed. What goes wrong there cannot be seen
+        // from here, but leaves `generation` unmoved, which is.
+        let mut file = std::fs::OpenOptions::new().write(true).open(self.root.join(name).join(attribute))?;
+        file.write_all(bytes)
+    }
+}
+
+/// The report interface of the kernel.
+#[derive(Debug)]
+pub struct ReportInterface {
+    fs: Box<dyn EntryFs>,
+}
+
+impl ReportInterface {
+    /// At `root`, usually [`DEFAULT_PATH`]. Nothing is touched yet.
+    #[must_use]
+    pub fn at(root: &Path) -> Self {
+        Self { fs: Box::new(Configfs { root: root.to_owned() }) }
+    }
+
+    /// Is there a provider of SEV-SNP reports? `false` when there is no interface, or an interface without a TEE behind it.
+    ///
+    /// # Errors
+    /// When there is a provider but another TEE's, or the interface fails.
+    pub fn probe(&self) -> Result<bool, TsmError> {
+        match Entry::create(self.fs.as_ref()) {
+            Ok(entry) => entry.check_provider().map(|()| true),
+            // No directory: no interface. ENXIO: the kernel has the interface, and no TEE registered with it.
+            Err(TsmError::Io { source, .. })
+                if matches!(source.raw_os_error().map(Errno::from_raw), Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ENXIO)) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gets a report over `report_data`.
+    ///
+    /// # Errors
+    /// When the provider is not the expected one, an operation fails, or others keep interfering.
+    pub fn report(&self, report_data: &ReportData) -> Result<Blobs, TsmError> {
+        let entry = Entry::create(self.fs.as_ref())?;
+        for _ in 0..MAX_TRIES {
+            entry.check_provider()?;
+            let before = entry.generation()?;
+            entry.write("inblob", report_data.as_ref())?;
+            let out = match entry.read("outblob", MAX_BLOB) {
+                // A write by somebody else was under way: the same as one we notice afterwards.
+                Err(TsmError::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => continue,
+                other => other?,
+            };
+            let aux = match entry.read("auxblob", MAX_BLOB) {
+                Err(TsmError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Vec::new(),
+                Err(TsmError::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => continue,
+                other => other?,
+            };
+            if entry.generation()? == before.wrapping_add(1) {
+                entry.check_provider()?;
+                return Ok(Blobs { out, aux });
+            }
+        }
+        Err(TsmError::Contended)
+    }
+}
+
+/// One entry, removed when dropped.
+struct Entry<'a> {
+    fs: &'a dyn EntryFs,
+    name: String,
+}
+
+impl<'a> Entry<'a> {
+    /// Names are ours by process id and count, so that no two requests of one process share an entry.
+    fn create(fs: &'a dyn EntryFs) -> Result<Self, TsmError> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        for _ in 0..MAX_NAMES {
+            let name = format!("kata-cc-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            match fs.create(&name) {
+                Ok(()) => return Ok(Self { fs, name }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(TsmError::Io { operation: "create", attribute: "entry", source }),
+            }
+        }
+        Err(TsmError::NoFreeName)
+    }
+
+    fn read(&self, attribute: &'static str, limit: usize) -> Result<Vec<u8>, TsmError> {
+        let bytes = self.fs.read(&self.name, attribute, limit).map_err(|source| TsmError::Io { operation: "read", attribute, source })?;
+        if bytes.len() > limit { Err(TsmError::TooLong { attribute, limit }) } else { Ok(bytes) }
+    }
+
+    fn write(&self, attribute: &'static str, bytes: &[u8]) -> Result<(), TsmError> {
+        self.fs.write(&self.name, attribute, bytes).map_err(|source| TsmError::Io { operation: "write", attribute, source })
+    }
+
+    fn generation(&self) -> Result<u64, TsmError> {
+        let text = self.read("generation", MAX_TEXT)?;
+        std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()).ok_or(TsmError::Generation)
+    }
+
+    fn check_provider(&self) -> Result<(), TsmError> {
+        let found = self.read("provider", MAX_TEXT)?;
+        if found.strip_suffix(b"\n").unwrap_or(&found) == PROVIDER.as_bytes() {
+            return Ok(());
+        }
+        Err(TsmError::Provider { found: String::from_utf8_lossy(&found).trim().to_owned() })
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.fs.remove(&self.name) {
+            tracing::warn!(%error, entry = %self.name, "configfs-tsm entry could not be removed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex};
+
+    /// What another process does right after our write of `inblob`.
+    type Race = Box<dyn Fn(&mut FakeEntry) + Send + Sync>;
+
+    #[derive(Default)]
+    struct FakeEntry {
+        generation: u64,
+        inblob: Vec<u8>,
+        provider: String,
+    }
+
+    /// Plays the kernel: `outblob` is the word `report` followed by `inblob`.
+    #[derive(Default)]
+    struct Kernel {
+        entries: Mutex<BTreeMap<String, FakeEntry>>,
+        created: Mutex<u32>,
+        provider: String,
+        race: Option<Race>,
+        mkdir: Option<Errno>,
+        outblob: Option<Errno>,
+        big: bool,
+        without_aux: bool,
+    }
+
+    impl fmt::Debug for Kernel {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Kernel")
+        }
+    }
+
+    #[derive(Debug)]
+    struct Shared(Arc<Kernel>);
+
+    fn errno(errno: Errno) -> io::Error {
+        io::Error::from_raw_os_error(errno as i32)
+    }
+
+    impl EntryFs for Shared {
+        fn create(&self, name: &str) -> io::Result<()> {
+            if let Some(error) = self.0.mkdir {
+                return Err(errno(error));
+            }
+            *self.0.created.lock().expect("lock") += 1;
+            let entry = FakeEntry { provider: self.0.provider.clone(), ..FakeEntry::default() };
+            self.0.entries.lock().expect("lock").insert(name.into(), entry);
+            Ok(())
+        }
+        fn remove(&self, name: &str) -> io::Result<()> {
+            self.0.entries.lock().expect("lock").remove(name).map(|_| ()).ok_or_else(|| errno(Errno::ENOENT))
+        }
+        fn read(&self, name: &str, attribute: &str, limit: usize) -> io::Result<Vec<u8>> {
+            let entries = self.0.entries.lock().expect("lock");
+            let entry = entries.get(name).ok_or_else(|| errno(Errno::ENOENT))?;
+            let bytes = match attribute {
+                "generation" => format!("{}\n", entry.generation).into_bytes(),
+                "provider" => format!("{}\n", entry.provider).into_bytes(),
+                "outblob" => match self.0.outblob {
+                    Some(error) => return Err(errno(error)),
+                    None if self.0.big => vec![0; 100_000],
+                    None => [b"report", entry.inblob.as_slice()].concat(),
+                },
+                "auxblob" if self.0.without_aux => return Err(errno(Errno::ENOENT)),
+                "auxblob" => b"certificates".to_vec(),
+                _ => return Err(errno(Errno::ENOENT)),
+            };
+            Ok(bytes.into_iter().take(limit + 1).collect())
+        }
+        fn write(&self, name: &str, attribute: &str, bytes: &[u8]) -> io::Result<()> {
+            assert_eq!(attribute, "inblob");
+            let mut entries = self.0.entries.lock().expect("lock");
+            let entry = entries.get_mut(name).ok_or_else(|| errno(Errno::ENOENT))?;
+            entry.inblob = bytes.to_vec();
+            entry.generation += 1;
+            if let Some(race) = &self.0.race {
+                race(entry);
+            }
+            Ok(())
+        }
+    }
+
+    fn kernel() -> Kernel {
+        Kernel { provider: "sev_guest".into(), ..Kernel::default() }
+    }
+
+    #[track_caller]
+    fn ask(kernel: Kernel) -> (Result<Blobs, TsmError>, Arc<Kernel>) {
+        let kernel = Arc::new(kernel);
+        let result = ReportInterface { fs: Box::new(Shared(kernel.clone())) }.report(&ReportData([7; 64]));
+        assert!(kernel.entries.lock().expect("lock").is_empty(), "an entry was left behind");
+        (result, kernel)
+    }
+
+    #[test]
+    fn gives_the_report_over_the_data_asked_for() {
+        let (result, _) = ask(kernel());
+        let blobs = result.expect("a report");
+        assert_eq!(blobs.out, [&b"report"[..], &[7; 64]].concat());
+        assert_eq!(blobs.aux, b"certificates");
+        let (result, _) = ask(Kernel { without_aux: true, ..kernel() });
+        assert_eq!(result.expect("a report").aux, b"");
+    }
+
+    #[test]
+    fn asks_again_when_somebody_else_wrote_in_between() {
+        let left = Mutex::new(2);
+        let race: Race = Box::new(move |entry| {
+            let mut left = left.lock().expect("lock");
+            if *left > 0 {
+                *left -= 1;
+                entry.inblob = vec![9; 64];
+                entry.generation += 1;
+            }
+        });
+        let (result, _) = ask(Kernel { race: Some(race), ..kernel() });
+        assert_eq!(result.expect("a report").out[6], 7);
+    }
+
+    #[test]
+    fn gives_up_when_somebody_else_always_writes() {
+        let race: Race = Box::new(|entry| entry.generation += 1);
+        assert!(matches!(ask(Kernel { race: Some(race), ..kernel() }).0, Err(TsmError::Contended)));
+    }
+
+    #[test]
+    fn gives_up_when_generation_never_changes() {
+        let race: Race = Box::new(|entry| entry.generation = 0);
+        assert!(matches!(ask(Kernel { race: Some(race), ..kernel() }).0, Err(TsmError::Contended)));
+        assert!(matches!(ask(Kernel { outblob: Some(Errno::EAGAIN), ..kernel() }).0, Err(TsmError::Contended)));
+    }
+
+    #[test]
+    fn refuses_another_provider_before_and_after() {
+        let other = Kernel { provider: "tdx_guest".into(), ..kernel() };
+        assert!(matches!(ask(other).0, Err(TsmError::Provider { found }) if found == "tdx_guest"));
+        let race: Race = Box::new(|entry| entry.provider = "sample".into());
+        assert!(matches!(ask(Kernel { race: Some(race), ..kernel() }).0, Err(TsmError::Provider { found }) if found == "sample"));
+        let similar = Kernel { provider: "sev_guest2".into(), ..kernel() };
+        assert!(matches!(ask(similar).0, Err(TsmError::Provider { .. })));
+    }
+
+    #[test]
+    fn refuses_blobs_beyond_the_kernels_bound() {
+        assert!(matches!(ask(Kernel { big: true, ..kernel() }).0, Err(TsmError::TooLong { attribute: "outblob", .. })));
+    }
+
+    #[test]
+    fn failures_name_the_step_and_leave_nothing_behind() {
+        let (result, _) = ask(Kernel { outblob: Some(Errno::EIO), ..kernel() });
+        assert!(matches!(result, Err(TsmError::Io { operation: "read", attribute: "outblob", .. })));
+        let (result, kernel) = ask(Kernel { mkdir: Some(Errno::EEXIST), ..kernel() });
+        assert!(matches!(result, Err(TsmError::NoFreeName)));
+        assert_eq!(*kernel.created.lock().expect("lock"), 0);
+    }
+
+    #[test]
+    fn probe_tells_no_interface_from_a_failing_one() {
+        let probe = |kernel: Kernel| ReportInterface { fs: Box::new(Shared(Arc::new(kernel))) }.probe();
+        assert!(matches!(probe(kernel()), Ok(true)));
+        for nothing in [Errno::ENOENT, Errno::ENOTDIR, Errno::ENXIO] {
+            assert!(matches!(probe(Kernel { mkdir: Some(nothing), ..kernel() }), Ok(false)));
+        }
+        assert!(matches!(probe(Kernel { mkdir: Some(Errno::EPERM), ..kernel() }), Err(TsmError::Io { .. })));
+        assert!(matches!(probe(Kernel { provider: "tdx_guest".into(), ..kernel() }), Err(TsmError::Provider { .. })));
+    }
+}

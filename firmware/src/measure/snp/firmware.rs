@@ -1,0 +1,396 @@
+//! A firmware image checked to be one that SEV-SNP can launch, with its pages hashed.
+//!
+//! Format: edk2 OvmfPkg/ResetVector/X64/OvmfSevMetadata (`ASEV`, version 1), found by the footer table of
+//! [`crate::footer`]. The image is mapped so that it ends at 4 GiB.
+//!
+//! Invariant: every section of a [`SnpFirmware`] is whole pages, below the image, of a known kind, and overlaps no other.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use super::MeasureError;
+use super::chain::{Chain, LaunchDigest};
+use crate::footer::{Footer, FooterError, PAGE, PAGE_LEN, SEV_ES_RESET, SEV_HASH_TABLE, SEV_METADATA};
+
+/// Firmware is mapped up to here.
+const FOUR_GIB: u64 = 1 << 32;
+/// Largest image accepted: QEMU maps at most 8 MiB of flash below 4 GiB by default; twice that is generous.
+pub const MAX_FIRMWARE_BYTES: usize = 16 * 1024 * 1024;
+/// OVMF has about ten.
+const MAX_SECTIONS: u32 = 64;
+/// Sections are a few hundred KiB in OVMF. Each page costs a hash, and an image may be anyone's.
+const MAX_SECTION_BYTES: u64 = 256 * 1024 * 1024;
+
+const SIGNATURE: [u8; 4] = *b"ASEV";
+const HEADER_LEN: u32 = 16;
+const DESCRIPTOR_LEN: u32 = 12;
+
+/// What a section of memory is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SectionKind {
+    /// Memory the firmware uses before it can accept any.
+    SecMem,
+    /// The page with the keys for talking to the security processor.
+    Secrets,
+    /// The page with CPUID values the security processor checked.
+    Cpuid,
+    /// Calling area of a secure VM service module.
+    SvsmCaa,
+    /// The page with the hashes of kernel, initrd and command line.
+    KernelHashes,
+}
+
+impl SectionKind {
+    const fn from_wire(kind: u32) -> Option<Self> {
+        Some(match kind {
+            1 => Self::SecMem,
+            2 => Self::Secrets,
+            3 => Self::Cpuid,
+            4 => Self::SvsmCaa,
+            0x10 => Self::KernelHashes,
+            _ => return None,
+        })
+    }
+
+    /// Its number in the image.
+    #[must_use]
+    pub const fn to_wire(self) -> u32 {
+        match self {
+            Self::SecMem => 1,
+            Self::Secrets => 2,
+            Self::Cpuid => 3,
+            Self::SvsmCaa => 4,
+            Self::KernelHashes => 0x10,
+        }
+    }
+}
+
+/// Pages the firmware wants to have at launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Section {
+    kind: SectionKind,
+    gpa: u64,
+    size: u64,
+}
+
+impl Section {
+    /// What for.
+    #[must_use]
+    pub const fn kind(&self) -> SectionKind {
+        self.kind
+    }
+
+    /// Guest physical address of the first page.
+    #[must_use]
+    pub const fn gpa(&self) -> u64 {
+        self.gpa
+    }
+
+    /// Bytes; whole pages.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    const fn end(&self) -> u64 {
+        self.gpa + self.size
+    }
+}
+
+/// A checked image. Holds the digest of its pages, not the pages.
+#[derive(Debug, Clone)]
+pub struct SnpFirmware {
+    image_digest: LaunchDigest,
+    sections: Vec<Section>,
+    ap_reset: u32,
+    hash_table: Option<u64>,
+}
+
+impl SnpFirmware {
+    /// Checks an image and hashes its pages.
+    ///
+    /// # Errors
+    /// When SEV-SNP could not launch it, or the metadata is not understood.
+    pub fn parse(image: &[u8]) -> Result<Self, FirmwareError> {
+        let base = base_of(image)?;
+        let mut chain = Chain::new();
+        chain.normal(base, image);
+        Self::with_image_digest(image, chain.digest())
+    }
+
+    /// As [`Self::parse`], but the digest of the pages is known from elsewhere and the image is read for its metadata
+    /// only (what other tools call the OVMF hash).
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn with_image_digest(image: &[u8], image_digest: LaunchDigest) -> Result<Self, FirmwareError> {
+        let base = base_of(image)?;
+        let footer = Footer::read(image)?;
+        let ap_reset = footer.get_u32(SEV_ES_RESET).ok_or(FirmwareError::NoResetBlock)?;
+        let hash_table = footer.get_u32(SEV_HASH_TABLE).filter(|gpa| *gpa != 0).map(u64::from);
+        // An image without metadata is launched without sections, as VMMs do; it then takes no kernel hashes.
+        let sections = match footer.get_u32(SEV_METADATA) {
+            None => Vec::new(),
+            Some(from_end) => sections(image, base, from_end)?,
+        };
+        Ok(Self { image_digest, sections, ap_reset, hash_table })
+    }
+
+    /// Reads and parses a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, is too large, or as [`Self::parse`].
+    pub fn read(path: &Path) -> Result<Self, MeasureError> {
+        let fail = |source| MeasureError::Read { path: path.to_owned(), source };
+        let mut image = Vec::new();
+        let file = File::open(path).map_err(fail)?;
+        file.take(MAX_FIRMWARE_BYTES as u64 + 1).read_to_end(&mut image).map_err(fail)?;
+        Ok(Self::parse(&image)?)
+    }
+
+    /// Digest of the image's pages alone: other tools call it the OVMF hash.
+    #[must_use]
+    pub const fn image_digest(&self) -> LaunchDigest {
+        self.image_digest
+    }
+
+    /// What the firmware wants to have at launch, in the order of measurement.
+    #[must_use]
+    pub fn sections(&self) -> &[Section] {
+        &self.sections
+    }
+
+    /// Whether the firmware checks kernel, initrd and command line against measured hashes.
+    #[must_use]
+    pub fn checks_kernel(&self) -> bool {
+        self.hash_table.is_some() && self.sections.iter().any(|s| s.kind == SectionKind::KernelHashes)
+    }
+
+    /// Where further vCPUs start; 0 is nowhere.
+    pub(super) const fn ap_reset(&self) -> u32 {
+        self.ap_reset
+    }
+
+    pub(super) const fn hash_table_gpa(&self) -> Option<u64> {
+        self.hash_table
+    }
+}
+
+/// Where an image of this length is mapped.
+fn base_of(image: &[u8]) -> Result<u64, FirmwareError> {
+    let found = image.len();
+    if found == 0 || found > MAX_FIRMWARE_BYTES || !found.is_multiple_of(PAGE_LEN) {
+        return Err(FirmwareError::ImageSize { found });
+    }
+    Ok(FOUR_GIB - found as u64)
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    bytes.get(offset..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
+}
+
+fn sections(image: &[u8], base: u64, from_end: u32) -> Result<Vec<Section>, FirmwareError> {
+    let outside = FirmwareError::MetadataOutside { from_end };
+    let start = usize::try_from(from_end).ok().and_then(|n| image.len().checked_sub(n)).ok_or(outside.clone())?;
+    let metadata = image.get(start..).ok_or(outside.clone())?;
+    if metadata.first_chunk() != Some(&SIGNATURE) {
+        return Err(FirmwareError::Signature);
+    }
+    let (Some(size), Some(version), Some(count)) = (u32_at(metadata, 4), u32_at(metadata, 8), u32_at(metadata, 12)) else {
+        return Err(outside);
+    };
+    if version != 1 {
+        return Err(FirmwareError::Version { found: version });
+    }
+    if count > MAX_SECTIONS || size != HEADER_LEN + count * DESCRIPTOR_LEN {
+        return Err(FirmwareError::MetadataSize { size, count });
+    }
+    let descriptors = metadata.get(HEADER_LEN as usize..size as usize).ok_or(outside)?;
+    let mut sections: Vec<Section> = Vec::new();
+    let mut total = 0_u64;
+    for descriptor in descriptors.chunks_exact(DESCRIPTOR_LEN as usize) {
+        let (Some(gpa), Some(size), Some(kind)) = (u32_at(descriptor, 0), u32_at(descriptor, 4), u32_at(descriptor, 8)) else {
+            continue; // cannot be: chunks are of exactly this size
+        };
+        let kind = SectionKind::from_wire(kind).ok_or(FirmwareError::SectionKind { found: kind })?;
+        let section = Section { kind, gpa: u64::from(gpa), size: u64::from(size) };
+        let one_page = matches!(kind, SectionKind::Secrets | SectionKind::Cpuid);
+        let whole = section.gpa.is_multiple_of(PAGE) && section.size.is_multiple_of(PAGE) && section.size > 0;
+        total += section.size;
+        if !whole || one_page && section.size != PAGE || section.end() > base || total > MAX_SECTION_BYTES {
+            return Err(FirmwareError::SectionPlace { kind, gpa: section.gpa, size: section.size });
+        }
+        if sections.iter().any(|other| section.gpa < other.end() && other.gpa < section.end()) {
+            return Err(FirmwareError::Overlap { gpa: section.gpa });
+        }
+        sections.push(section);
+    }
+    Ok(sections)
+}
+
+/// Why SEV-SNP cannot launch an image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FirmwareError {
+    /// Not whole pages, or too large.
+    #[error("expected an image of whole 4 KiB pages and at most {MAX_FIRMWARE_BYTES} bytes, found {found} bytes")]
+    ImageSize {
+        /// Its length; one more than the limit stands for any larger.
+        found: usize,
+    },
+    /// The footer table cannot be read.
+    #[error(transparent)]
+    Footer(#[from] FooterError),
+    /// The table does not say where further vCPUs start.
+    #[error("the footer table has no SEV-ES reset block; the firmware is not built for SEV-ES or SEV-SNP")]
+    NoResetBlock,
+    /// The metadata is not inside the image.
+    #[error("the footer table places the SEV metadata {from_end} bytes before the end, where it does not fit the image")]
+    MetadataOutside {
+        /// Where.
+        from_end: u32,
+    },
+    /// Something else is where the metadata belongs.
+    #[error("expected the signature ASEV at the start of the SEV metadata")]
+    Signature,
+    /// A version of the metadata that is not understood.
+    #[error("expected SEV metadata version 1, found {found}")]
+    Version {
+        /// Its version.
+        found: u32,
+    },
+    /// Length and number of sections contradict each other, or are too large.
+    #[error("the SEV metadata claims {count} sections in {size} bytes (expected at most {MAX_SECTIONS}, of 12 bytes after a header of 16)")]
+    MetadataSize {
+        /// Bytes it claims.
+        size: u32,
+        /// Sections it claims.
+        count: u32,
+    },
+    /// A section whose meaning is not known would be measured wrongly.
+    #[error("the SEV metadata has a section of unknown kind {found:#x}")]
+    SectionKind {
+        /// Its number.
+        found: u32,
+    },
+    /// Not whole pages below the image, or not one page where one is due, or too many in all.
+    #[error(
+        "the SEV metadata's {kind:?} section at {gpa:#x}, {size:#x} bytes, is not whole pages below the firmware (or not the one page it must be)"
+    )]
+    SectionPlace {
+        /// What for.
+        kind: SectionKind,
+        /// Where.
+        gpa: u64,
+        /// Bytes.
+        size: u64,
+    },
+    /// Hardware adds a page only once.
+    #[error("the SEV metadata's section at {gpa:#x} overlaps another")]
+    Overlap {
+        /// Where.
+        gpa: u64,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::footer::Guid;
+
+    /// An image with these sections, metadata at its start.
+    fn image(sections: &[(u32, u32, u32)]) -> Vec<u8> {
+        let mut image = vec![0x90; 2 * PAGE_LEN];
+        let count = sections.len() as u32;
+        let mut metadata = SIGNATURE.to_vec();
+        for word in [HEADER_LEN + count * DESCRIPTOR_LEN, 1, count] {
+            metadata.extend(word.to_le_bytes());
+        }
+        for (gpa, size, kind) in sections {
+            metadata.extend([*gpa, *size, *kind].map(u32::to_le_bytes).concat());
+        }
+        image[..metadata.len()].copy_from_slice(&metadata);
+        put_footer(&mut image, &[(SEV_ES_RESET, &[0x10, 0, 0, 0]), (SEV_METADATA, &8192_u32.to_le_bytes())]);
+        image
+    }
+
+    fn put_footer(image: &mut [u8], entries: &[(Guid, &[u8])]) {
+        let table = Footer::build(entries);
+        let place = Footer::place(image.len(), &table).unwrap();
+        image[place].copy_from_slice(&table);
+    }
+
+    #[track_caller]
+    fn refuses(image: &[u8], expected: FirmwareError) {
+        assert_eq!(SnpFirmware::parse(image).unwrap_err(), expected);
+    }
+
+    #[test]
+    fn reads_sections_in_table_order() {
+        let firmware = SnpFirmware::parse(&image(&[(0x3000, 0x1000, 3), (0x1000, 0x2000, 1), (0x4000, 0x1000, 0x10)])).unwrap();
+        let kinds: Vec<_> = firmware.sections().iter().map(Section::kind).collect();
+        assert_eq!(kinds, [SectionKind::Cpuid, SectionKind::SecMem, SectionKind::KernelHashes]);
+        assert!(!firmware.checks_kernel(), "a section without a pointer into it");
+    }
+
+    #[test]
+    fn refuses_images_that_are_not_whole_pages() {
+        for found in [0, 1, 4095, 4097, MAX_FIRMWARE_BYTES + PAGE_LEN] {
+            refuses(&vec![0; found], FirmwareError::ImageSize { found });
+        }
+    }
+
+    #[test]
+    fn refuses_an_image_without_a_reset_block() {
+        let mut image = vec![0; PAGE_LEN];
+        put_footer(&mut image, &[(SEV_METADATA, &4096_u32.to_le_bytes())]);
+        refuses(&image, FirmwareError::NoResetBlock);
+    }
+
+    #[test]
+    fn refuses_metadata_outside_the_image() {
+        for from_end in [8193_u32, u32::MAX] {
+            let mut image = image(&[]);
+            put_footer(&mut image, &[(SEV_ES_RESET, &[0; 4]), (SEV_METADATA, &from_end.to_le_bytes())]);
+            refuses(&image, FirmwareError::MetadataOutside { from_end });
+        }
+        let mut cut = image(&[]);
+        put_footer(&mut cut, &[(SEV_ES_RESET, &[0; 4]), (SEV_METADATA, &4_u32.to_le_bytes())]);
+        cut[8188..].copy_from_slice(&SIGNATURE);
+        refuses(&cut, FirmwareError::MetadataOutside { from_end: 4 });
+    }
+
+    #[test]
+    fn refuses_another_signature_version_or_size() {
+        let good = image(&[(0x1000, 0x1000, 1)]);
+        let with = |offset: usize, value: u8| {
+            let mut bad = good.clone();
+            bad[offset] = value;
+            bad
+        };
+        refuses(&with(0, b'B'), FirmwareError::Signature);
+        refuses(&with(8, 2), FirmwareError::Version { found: 2 });
+        refuses(&with(4, 40), FirmwareError::MetadataSize { size: 40, count: 1 });
+        refuses(&with(12, 2), FirmwareError::MetadataSize { size: 28, count: 2 });
+        refuses(&with(15, 0xff), FirmwareError::MetadataSize { size: 28, count: 0xff00_0001 });
+    }
+
+    #[test]
+    fn refuses_sections_it_cannot_measure() {
+        refuses(&image(&[(0x1000, 0x1000, 5)]), FirmwareError::SectionKind { found: 5 });
+        for (gpa, size, kind, known) in [
+            (0x1001, 0x1000, 1, SectionKind::SecMem),
+            (0x1000, 0x1001, 1, SectionKind::SecMem),
+            (0x1000, 0, 4, SectionKind::SvsmCaa),
+            (0x1000, 0x2000, 2, SectionKind::Secrets),
+            (0x1000, 0x2000, 3, SectionKind::Cpuid),
+            (0xffff_e000, 0x1000, 0x10, SectionKind::KernelHashes),
+            (0xffff_f000, 0xffff_f000, 1, SectionKind::SecMem),
+            (0x1000, 0xf000_0000, 1, SectionKind::SecMem),
+        ] {
+            let expected = FirmwareError::SectionPlace { kind: known, gpa: gpa.into(), size: size.into() };
+            refuses(&image(&[(gpa, size, kind)]), expected);
+        }
+        refuses(&image(&[(0x1000, 0x2000, 1), (0x2000, 0x1000, 2)]), FirmwareError::Overlap { gpa: 0x2000 });
+    }
+}

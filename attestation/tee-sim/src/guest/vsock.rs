@@ -1,0 +1,42 @@
+//! Reports from the host's `kata-cc-tee-sim serve`, over vsock: the wire that in hardware is the guest-request channel to the PSP.
+
+use super::tsm::{Hardware, Refusal};
+use crate::wire::{Blobs, ReportRequest, WireError, read_response};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, VsockAddr, connect, setsockopt, socket, sockopt::ReceiveTimeout, sockopt::SendTimeout,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+/// The host's well-known context id.
+const HOST_CID: u32 = 2;
+/// Port of the simulated TEE.
+const PORT: u32 = 4051;
+/// A report takes milliseconds; a host that does not answer must not hang the guest for ever.
+const TIMEOUT_SECONDS: i64 = 30;
+
+/// The simulated security processor at the other end of the vsock.
+#[derive(Debug)]
+pub(super) struct HostTee;
+
+impl Hardware for HostTee {
+    fn report(&mut self, report_data: &[u8; 64], vmpl: u8) -> Result<Blobs, Refusal> {
+        exchange(&ReportRequest { report_data: *report_data, vmpl }).map_err(|e| {
+            let cause = std::error::Error::source(&e).map(|c| format!(": {c}")).unwrap_or_default();
+            eprintln!("kata-cc-tee-sim: no report from the host (vsock {HOST_CID}:{PORT}): {e}{cause}");
+            Refusal::Io
+        })
+    }
+}
+
+fn exchange(request: &ReportRequest) -> Result<Blobs, WireError> {
+    let socket = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(std::io::Error::from)?;
+    let timeout = TimeVal::seconds(TIMEOUT_SECONDS);
+    setsockopt(&socket, ReceiveTimeout, &timeout).map_err(std::io::Error::from)?;
+    setsockopt(&socket, SendTimeout, &timeout).map_err(std::io::Error::from)?;
+    connect(socket.as_raw_fd(), &VsockAddr::new(HOST_CID, PORT)).map_err(std::io::Error::from)?;
+    let mut stream = File::from(socket);
+    request.write_to(&mut stream)?;
+    read_response(&mut stream)
+}

@@ -1,0 +1,63 @@
+# Default appraisal of evidence: strict, so that a broker nobody has configured yet trusts nothing.
+#
+# Result: AR4SI claims. 2..31 affirms, 32..95 warns, 96..127 contraindicates, 0 says nothing.
+#
+# Reference values it asks for (register them with POST /kbs/v0/reference-value):
+#   snp_launch_measurement            launch digests (hex) of the guests that may have secrets
+#   snp_bootloader, snp_tee_svn,      lowest acceptable security patch level of each part of the platform
+#   snp_snp_svn, snp_microcode
+#
+# Evidence of a simulated TEE is contraindicated whatever else it says: to work with a simulation, set a policy that names it
+# (see simulated-attestation.rego).
+package policy
+
+import rego.v1
+
+default executables := 33
+
+default hardware := 97
+
+default configuration := 36
+
+trust_claims := {
+	"executables": executables,
+	"hardware": hardware,
+	"configuration": configuration,
+	"file-system": 0,
+	"instance-identity": 0,
+	"runtime-opaque": 0,
+	"storage-opaque": 0,
+	"sourced-data": 0,
+}
+
+# The verifier says `simulated: false` of genuine evidence. A claim that is missing is not false.
+genuine if input.snp.simulated == false
+
+# The reference values are asked for first, so that the audit log shows them beside what was found whatever else fails.
+executables := 3 if {
+	input.snp.measurement in query_reference_value("snp_launch_measurement")
+	genuine
+}
+
+hardware := 2 if {
+	patched("snp_bootloader", input.snp.reported_tcb_bootloader)
+	patched("snp_tee_svn", input.snp.reported_tcb_tee)
+	patched("snp_snp_svn", input.snp.reported_tcb_snp)
+	patched("snp_microcode", input.snp.reported_tcb_microcode)
+	genuine
+}
+
+patched(id, level) if {
+	some floor in query_reference_value(id)
+	is_number(floor)
+	is_number(level)
+	level >= floor
+}
+
+configuration := 3 if {
+	input.snp.policy_debug_allowed == false
+	input.snp.policy_migrate_ma == false
+}
+
+# A guest the host may debug has no secrets.
+configuration := 97 if input.snp.policy_debug_allowed == true

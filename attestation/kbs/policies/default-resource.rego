@@ -1,0 +1,20 @@
+# Default release of secrets: to guests whose appraisal affirms them and whose launch measurement matched a reference value.
+#
+# input: the claims of the attestation token. data: {"plugin", "resource-path": [repository, type, tag], "query"}.
+package policy
+
+import rego.v1
+
+default allow := false
+
+cpu := input.submods.cpu0
+
+allow if {
+	data.plugin == "resource"
+	cpu["ear.status"] == "affirming"
+
+	# "affirming" alone is also said of evidence in which nothing speaks about the executables.
+	measured := cpu["ear.trustworthiness-vector"].executables
+	measured >= 2
+	measured <= 31
+}

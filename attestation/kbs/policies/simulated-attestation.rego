@@ -1,0 +1,34 @@
+# Appraisal for a broker of a development set-up: evidence under a configured simulated root may be affirmed. Never for production.
+#
+# Everything but the hardware is appraised as the default policy does: the launch measurement must be a reference value.
+package policy
+
+import rego.v1
+
+default executables := 33
+
+default hardware := 97
+
+default configuration := 36
+
+trust_claims := {
+	"executables": executables,
+	"hardware": hardware,
+	"configuration": configuration,
+	"file-system": 0,
+	"instance-identity": 0,
+	"runtime-opaque": 0,
+	"storage-opaque": 0,
+	"sourced-data": 0,
+}
+
+executables := 3 if input.snp.measurement in query_reference_value("snp_launch_measurement")
+
+hardware := 2 if input.snp.simulated == true
+
+configuration := 3 if {
+	input.snp.policy_debug_allowed == false
+	input.snp.policy_migrate_ma == false
+}
+
+configuration := 97 if input.snp.policy_debug_allowed == true

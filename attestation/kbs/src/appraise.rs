@@ -1,0 +1,191 @@
+//! Evidence to verdict: the verifier's claims, the binding of initdata, the attestation policy, the EAR appraisal.
+//!
+//! ```text
+//! ToVerify ──> verifier (signature, chain, nonce and key binding, initdata binding) ──> claims ──> Rego ──> trust vector ──> Appraisal
+//! ```
+//! **Invariant:** initdata is looked into only after its digest was found in the verified evidence.
+//! **Invariant:** no verdict without both: evidence that verified, and a policy that answered.
+
+use crate::audit::Comparison;
+use crate::rego::{self, PolicyError};
+use crate::store::ReferenceValues;
+use kata_cc_kbs_protocol::message::InitData;
+use kata_cc_kbs_protocol::{Appraisal, HashAlgorithm, ToVerify, TrustVector};
+use kata_cc_verifier::snp::RootSet;
+use kata_cc_verifier::{Expected, Verifiers, VerifyError};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// The policy in force while no administrator has set another.
+pub const DEFAULT_POLICY: &str = include_str!("../policies/default-attestation.rego");
+/// Initdata entries that are shown to policies, parsed. The others are part of the digest all the same.
+const SHOWN_INIT_DATA: [&str; 3] = ["aa.toml", "cdh.toml", "kata-cc.toml"];
+const INIT_DATA_VERSION: &str = "0.1.0";
+
+/// Why evidence gets no verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Initdata that is not initdata.
+    #[error("init-data: {0}")]
+    InitData(&'static str),
+    /// The verifier refused it.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// The policy gave no answer.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+}
+
+impl Refusal {
+    /// Name of the check that failed, without values: what a guest may know.
+    pub fn check(&self) -> &'static str {
+        match self {
+            Self::Verify(VerifyError::Unsupported { .. } | VerifyError::NoTrust { .. }) => "tee",
+            Self::Verify(VerifyError::Malformed { .. }) => "evidence-form",
+            Self::Verify(VerifyError::Snp(e)) => e.rule(),
+            Self::InitData(_) => "init-data",
+            Self::Policy(_) => "attestation-policy",
+        }
+    }
+}
+
+/// What became of evidence that verified.
+#[derive(Debug)]
+pub struct Verdict {
+    /// For the token.
+    pub appraisal: Appraisal,
+    /// The TEE's claims, for the audit log.
+    pub claims: Value,
+    /// What the policy compared, for the audit log.
+    pub comparisons: Vec<Comparison>,
+    /// Which policy appraised.
+    pub policy_id: String,
+}
+
+/// Verifies and appraises. Cheap to clone.
+#[derive(Clone)]
+pub struct Appraiser {
+    verifiers: Arc<Verifiers>,
+}
+
+impl std::fmt::Debug for Appraiser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Appraiser(..)")
+    }
+}
+
+impl Appraiser {
+    /// An appraiser that trusts these roots.
+    pub fn new(roots: RootSet) -> Self {
+        Self { verifiers: Arc::new(Verifiers::new(roots)) }
+    }
+
+    /// Verifies the evidence of a session and appraises it under `policy`, or under the default where there is none.
+    pub fn appraise(&self, received: &ToVerify, policy: Option<&str>, references: ReferenceValues, now: u64) -> Result<Verdict, Refusal> {
+        let init_data = received.init_data().map(ParsedInitData::parse).transpose()?;
+        let expected = Expected {
+            report_data: received.expected_report_data(),
+            initdata_digest: init_data.as_ref().map(|i| i.digest.as_slice()),
+            now_unix: now,
+        };
+        let verified = self.verifiers.get(received.tee())?.verify(received.evidence(), &expected)?;
+        let claims = verified.claims().clone();
+
+        let (policy_id, policy) = match policy {
+            Some(policy) => ("default_cpu", policy),
+            None => ("default_cpu (built in)", DEFAULT_POLICY),
+        };
+        let mut input = Map::new();
+        input.insert("report_data".into(), claims.get("report_data").cloned().unwrap_or_default());
+        input.insert("init_data".into(), claims.get("init_data").cloned().unwrap_or_default());
+        input.insert(
+            "runtime_data_claims".into(),
+            json!({"nonce": received.runtime_data().nonce, "tee-pubkey": received.runtime_data().tee_pubkey}),
+        );
+        if let Some(init_data) = init_data {
+            input.insert("init_data_claims".into(), init_data.claims);
+        }
+        input.insert(received.tee().as_str().into(), claims.clone());
+        let input = Value::Object(input);
+        let appraised = rego::trust_claims(policy, &input, references)?;
+        let vector = serde_json::to_value(&appraised.claims)
+            .and_then(TrustVector::deserialize)
+            .map_err(|e| PolicyError::Answer { expected: "the eight AR4SI claims with values from -128 to 127", found: e.to_string() })?;
+        Ok(Verdict {
+            appraisal: Appraisal::new(vector, policy_id, input),
+            comparisons: rego::comparisons(&appraised.queried, &claims),
+            claims,
+            policy_id: policy_id.into(),
+        })
+    }
+}
+
+struct ParsedInitData {
+    digest: Vec<u8>,
+    claims: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InitDataToml {
+    version: String,
+    algorithm: String,
+    data: toml::Table,
+}
+
+impl ParsedInitData {
+    /// Digest of the exact text, and what policies may see of it. Believed only once the digest was found in evidence.
+    fn parse(init_data: &InitData) -> Result<Self, Refusal> {
+        let parsed: InitDataToml =
+            toml::from_str(&init_data.body).map_err(|_| Refusal::InitData("not TOML with version, algorithm and [data]"))?;
+        if parsed.version != INIT_DATA_VERSION {
+            return Err(Refusal::InitData("version, expected 0.1.0"));
+        }
+        let algorithm: HashAlgorithm =
+            parsed.algorithm.parse().map_err(|_| Refusal::InitData("algorithm, expected sha256, sha384 or sha512"))?;
+        let mut claims = Map::new();
+        for name in SHOWN_INIT_DATA {
+            let Some(entry) = parsed.data.get(name) else { continue };
+            let text = entry.as_str().ok_or(Refusal::InitData("an entry of [data] is not text"))?;
+            let table: toml::Table =
+                toml::from_str(text).map_err(|_| Refusal::InitData("an entry of [data] that ends in .toml is not TOML"))?;
+            let shown = serde_json::to_value(table).map_err(|_| Refusal::InitData("an entry of [data] has no JSON form"))?;
+            claims.insert(name.into(), shown);
+        }
+        Ok(Self { digest: algorithm.digest(init_data.body.as_bytes()), claims: claims.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(body: &str) -> Result<ParsedInitData, Refusal> {
+        ParsedInitData::parse(&InitData { format: "toml".into(), body: body.into() })
+    }
+
+    #[test]
+    fn init_data_digest_is_over_the_exact_text() {
+        let body = "version = \"0.1.0\"\nalgorithm = \"sha384\"\n[data]\n\"aa.toml\" = 'x = 1'\n\"other\" = \"y\"\n";
+        let parsed = parse(body).unwrap();
+        assert_eq!(parsed.digest, HashAlgorithm::Sha384.digest(body.as_bytes()));
+        assert_eq!(parsed.claims, json!({"aa.toml": {"x": 1}}));
+        assert_ne!(parse(&format!("{body}\n")).unwrap().digest, parsed.digest);
+    }
+
+    #[test]
+    fn refuses_init_data_of_another_form() {
+        for bad in [
+            "",
+            "version = \"0.2.0\"\nalgorithm = \"sha256\"\n[data]\n",
+            "version = \"0.1.0\"\nalgorithm = \"md5\"\n[data]\n",
+            "version = \"0.1.0\"\nalgorithm = \"sha256\"\n",
+            "version = \"0.1.0\"\nalgorithm = \"sha256\"\nextra = 1\n[data]\n",
+            "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n\"aa.toml\" = 1\n",
+            "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n\"aa.toml\" = \"= =\"\n",
+        ] {
+            assert!(matches!(parse(bad), Err(Refusal::InitData(_))), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The configuration file: TOML, parsed once, unknown keys refused.
+//!
+//! ```toml
+//! listen = "0.0.0.0:8080"
+//! data_dir = "/var/lib/kata-cc-kbs"
+//! [tls]
+//! certificate = "/etc/kata-cc-kbs/tls.pem"
+//! private_key = "/etc/kata-cc-kbs/tls.key"
+//! [admin]
+//! public_keys = ["/etc/kata-cc-kbs/admin.pub"]
+//! ```
+//! Plain HTTP is served on a loopback address only, and only when the file says `insecure_http = true`.
+
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A configuration file larger than this is not one.
+const MAX_CONFIG: u64 = 1024 * 1024;
+const MAX_SIMULATED_ROOTS: usize = 16;
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not the TOML that is expected.
+    #[error("{} is not a valid configuration", path.display())]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value is out of range or contradicts another.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// Everything `kata-cc-kbs` can be told.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Allow plain HTTP. Only on a loopback address.
+    #[serde(default)]
+    pub insecure_http: bool,
+    /// Server certificate and key.
+    pub tls: Option<Tls>,
+    /// Where the database and the broker's own keys are.
+    pub data_dir: PathBuf,
+    /// Who may administer.
+    #[serde(default)]
+    pub admin: Admin,
+    /// Roots of simulated TEEs. Evidence under them is marked and refused by the default policy.
+    #[serde(default)]
+    pub simulated_roots: Vec<SimulatedRoot>,
+    /// The tokens that are issued.
+    #[serde(default)]
+    pub token: Token,
+    /// How long a session lives from `/auth` on.
+    #[serde(default = "default_session_lifetime")]
+    pub session_lifetime_seconds: u64,
+}
+
+/// TLS certificate chain and private key, PEM files.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Chain, leaf first.
+    pub certificate: PathBuf,
+    /// PKCS#8, SEC1 or PKCS#1 key.
+    pub private_key: PathBuf,
+}
+
+/// Administrators.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// Ed25519 public keys (SPKI PEM). With none, `data_dir/admin.pub` is used, and made if it is not there.
+    #[serde(default)]
+    pub public_keys: Vec<PathBuf>,
+}
+
+/// A simulated TEE whose evidence may be looked at.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SimulatedRoot {
+    /// How claims name it.
+    pub name: String,
+    /// Root certificate, PEM.
+    pub certificate: PathBuf,
+}
+
+/// Token settings.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Token {
+    /// How long a token is good for.
+    pub lifetime_seconds: u64,
+    /// The `iss` claim.
+    pub issuer: String,
+}
+
+impl Default for Token {
+    fn default() -> Self {
+        Self { lifetime_seconds: 300, issuer: "kata-cc-kbs".into() }
+    }
+}
+
+fn default_session_lifetime() -> u64 {
+    300
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = read_bounded(path, MAX_CONFIG)?;
+        Self::parse(&text).map_err(|e| match e {
+            ConfigError::Parse { source, .. } => ConfigError::Parse { path: path.into(), source },
+            other => other,
+        })
+    }
+
+    /// Checks configuration text.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self =
+            toml::from_str(text).map_err(|source| ConfigError::Parse { path: PathBuf::from("<text>"), source: Box::new(source) })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |text: String| Err(ConfigError::Invalid(text));
+        match (&self.tls, self.insecure_http) {
+            (Some(_), true) => return invalid("`insecure_http = true` and `[tls]` contradict each other: remove one".into()),
+            (None, false) => {
+                return invalid(
+                    "no `[tls]`: secrets travel only over TLS; for a test on this machine alone set `insecure_http = true`".into(),
+                );
+            }
+            (None, true) if !self.listen.ip().is_loopback() => {
+                return invalid(format!("`insecure_http = true` needs a loopback address to listen on, found {}", self.listen.ip()));
+            }
+            _ => {}
+        }
+        for (name, value, allowed) in [
+            ("token.lifetime_seconds", self.token.lifetime_seconds, 30..=86_400),
+            ("session_lifetime_seconds", self.session_lifetime_seconds, 10..=86_400),
+        ] {
+            if !allowed.contains(&value) {
+                return invalid(format!("`{name}` is {value}, expected {} to {}", allowed.start(), allowed.end()));
+            }
+        }
+        if self.token.issuer.is_empty() {
+            return invalid("`token.issuer` is empty".into());
+        }
+        if self.simulated_roots.len() > MAX_SIMULATED_ROOTS {
+            return invalid(format!("more than {MAX_SIMULATED_ROOTS} `[[simulated_roots]]`"));
+        }
+        for (i, root) in self.simulated_roots.iter().enumerate() {
+            if root.name.is_empty() || !root.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+                return invalid(format!("simulated root name {:?}: expected letters, digits, '-', '_', '.'", root.name));
+            }
+            if self.simulated_roots.iter().take(i).any(|other| other.name == root.name) {
+                return invalid(format!("simulated root {:?} is configured twice", root.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Session lifetime.
+    pub fn session_lifetime(&self) -> Duration {
+        Duration::from_secs(self.session_lifetime_seconds)
+    }
+}
+
+/// Reads a text file of at most `max` bytes.
+pub fn read_bounded(path: &Path, max: u64) -> Result<String, ConfigError> {
+    use std::io::Read;
+    let fail = |source| ConfigError::Read { path: path.into(), source };
+    let mut text = String::new();
+    std::fs::File::open(path).map_err(fail)?.take(max + 1).read_to_string(&mut text).map_err(fail)?;
+    if text.len() as u64 > max {
+        return Err(ConfigError::Invalid(format!("{} is larger than {max} bytes", path.display())));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "listen = \"127.0.0.1:8080\"\ninsecure_http = true\ndata_dir = \"/var/lib/kbs\"\n";
+
+    #[track_caller]
+    fn refused(text: &str, because: &str) {
+        let e = Config::parse(text).unwrap_err();
+        let text = format!("{e}: {}", std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default());
+        assert!(text.contains(because), "{text}");
+    }
+
+    #[test]
+    fn accepts_a_minimal_file_with_safe_defaults() {
+        let config = Config::parse(MINIMAL).unwrap();
+        assert_eq!(config.token.lifetime_seconds, 300);
+        assert!(config.simulated_roots.is_empty());
+    }
+
+    #[test]
+    fn refuses_plain_http_unless_asked_for_on_loopback() {
+        refused(&MINIMAL.replace("insecure_http = true", ""), "no `[tls]`");
+        refused(&MINIMAL.replace("127.0.0.1", "0.0.0.0"), "loopback");
+        refused(&format!("{MINIMAL}[tls]\ncertificate = \"c\"\nprivate_key = \"k\"\n"), "contradict");
+    }
+
+    #[test]
+    fn refuses_unknown_keys() {
+        refused(&format!("{MINIMAL}insecure = true\n"), "unknown field");
+        refused(&format!("{MINIMAL}[admin]\nauthorization_mode = \"InsecureAllowAll\"\n"), "unknown field");
+    }
+
+    #[test]
+    fn refuses_values_out_of_range() {
+        refused(&format!("{MINIMAL}session_lifetime_seconds = 1\n"), "session_lifetime_seconds");
+        refused(&format!("{MINIMAL}[token]\nlifetime_seconds = 1000000\n"), "token.lifetime_seconds");
+        refused(&format!("{MINIMAL}[token]\nissuer = \"\"\n"), "issuer");
+    }
+
+    #[test]
+    fn refuses_nameless_and_doubled_simulated_roots() {
+        let root = |name: &str| format!("[[simulated_roots]]\nname = \"{name}\"\ncertificate = \"c\"\n");
+        refused(&format!("{MINIMAL}{}", root("")), "simulated root name");
+        refused(&format!("{MINIMAL}{}{}", root("lab"), root("lab")), "twice");
+    }
+}

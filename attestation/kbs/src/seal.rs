@@ -1,0 +1,161 @@
+//! Encryption at rest: AES-256-GCM under a key file beside the database (NIST SP 800-38D).
+//!
+//! Protects a copy of the database without the key file. Not a defence against whoever can read the whole data directory.
+//!
+//! **Invariant:** the place a value is stored at is authenticated with it, so rows cannot be exchanged.
+
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::rand::{SecureRandom, SystemRandom};
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+const KEY_LEN: usize = 32;
+
+/// Why sealing or opening failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// The key file could not be read or made.
+    #[error("cannot use key file {}", path.display())]
+    KeyFile {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The key file is not one.
+    #[error("{} is not a key file of {KEY_LEN} bytes; without the right one the stored secrets cannot be read", .0.display())]
+    KeyLength(PathBuf),
+    /// Others than its owner may read the key file.
+    #[error("{} may be read by others than its owner: chmod 600 it", .0.display())]
+    KeyMode(PathBuf),
+    /// The system gave no random bytes.
+    #[error("the system gave no random bytes")]
+    Random,
+    /// Authentication failed: other key, other place, or changed bytes.
+    #[error("a stored value does not open: it was changed, moved, or sealed with another key file")]
+    Open,
+}
+
+/// The key that seals stored values.
+pub struct Sealer {
+    key: LessSafeKey,
+    random: SystemRandom,
+}
+
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sealer(..)")
+    }
+}
+
+impl Sealer {
+    /// Reads the key file, or makes it if it does not exist.
+    pub fn from_file(path: &Path) -> Result<Self, SealError> {
+        let fail = |source| SealError::KeyFile { path: path.into(), source };
+        let mut key = Zeroizing::new([0u8; KEY_LEN]);
+        match OpenOptions::new().read(true).open(path) {
+            Ok(mut file) => {
+                if file.metadata().map_err(fail)?.permissions().mode() & 0o077 != 0 {
+                    return Err(SealError::KeyMode(path.into()));
+                }
+                let mut rest = [0u8; 1];
+                file.read_exact(key.as_mut_slice()).map_err(|_| SealError::KeyLength(path.into()))?;
+                if file.read(&mut rest).map_err(fail)? != 0 {
+                    return Err(SealError::KeyLength(path.into()));
+                }
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                SystemRandom::new().fill(key.as_mut_slice()).map_err(|_| SealError::Random)?;
+                write_new_private(path, key.as_slice()).map_err(fail)?;
+            }
+            Err(e) => return Err(fail(e)),
+        }
+        Self::new(&key)
+    }
+
+    fn new(key: &[u8; KEY_LEN]) -> Result<Self, SealError> {
+        let key = UnboundKey::new(&AES_256_GCM, key).map_err(|_| SealError::Random)?;
+        Ok(Self { key: LessSafeKey::new(key), random: SystemRandom::new() })
+    }
+
+    /// Encrypts `value` for `place`: nonce and ciphertext.
+    pub fn seal(&self, place: &str, value: &[u8]) -> Result<Vec<u8>, SealError> {
+        let mut nonce = [0u8; NONCE_LEN];
+        self.random.fill(&mut nonce).map_err(|_| SealError::Random)?;
+        let mut body = value.to_vec();
+        self.key
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(place.as_bytes()), &mut body)
+            .map_err(|_| SealError::Random)?;
+        Ok([nonce.as_slice(), &body].concat())
+    }
+
+    /// Decrypts what [`Sealer::seal`] made for the same place.
+    pub fn open(&self, place: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let (nonce, body) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(SealError::Open)?;
+        let mut body = Zeroizing::new(body.to_vec());
+        let len = self
+            .key
+            .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(place.as_bytes()), &mut body)
+            .map_err(|_| SealError::Open)?
+            .len();
+        body.truncate(len);
+        Ok(body)
+    }
+}
+
+/// Creates a file that only its owner may read. Fails if it exists.
+pub fn write_new_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opens_only_what_was_sealed_for_the_place() {
+        let sealer = Sealer::new(&[1; 32]).unwrap();
+        let sealed = sealer.seal("resource:a/b/c", b"secret").unwrap();
+        assert_eq!(sealer.open("resource:a/b/c", &sealed).unwrap().as_slice(), b"secret");
+        assert!(matches!(sealer.open("resource:a/b/d", &sealed), Err(SealError::Open)));
+        assert!(matches!(Sealer::new(&[2; 32]).unwrap().open("resource:a/b/c", &sealed), Err(SealError::Open)));
+        for i in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[i] ^= 1;
+            assert!(sealer.open("resource:a/b/c", &changed).is_err(), "byte {i}");
+        }
+        assert!(sealer.open("resource:a/b/c", &sealed[..5]).is_err());
+    }
+
+    #[test]
+    fn same_value_never_seals_the_same_twice() {
+        let sealer = Sealer::new(&[1; 32]).unwrap();
+        assert_ne!(sealer.seal("p", b"secret").unwrap(), sealer.seal("p", b"secret").unwrap());
+    }
+
+    #[test]
+    fn key_file_is_private_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.key");
+        let sealed = Sealer::from_file(&path).unwrap().seal("p", b"v").unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(Sealer::from_file(&path).unwrap().open("p", &sealed).unwrap().as_slice(), b"v");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(Sealer::from_file(&path), Err(SealError::KeyMode(_))));
+    }
+
+    #[test]
+    fn refuses_a_key_file_of_another_length() {
+        let dir = tempfile::tempdir().unwrap();
+        for len in [0, 31, 33] {
+            let path = dir.path().join(format!("key{len}"));
+            write_new_private(&path, &vec![0; len]).unwrap();
+            assert!(matches!(Sealer::from_file(&path), Err(SealError::KeyLength(_))), "{len}");
+        }
+    }
+}

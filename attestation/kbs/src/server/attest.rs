@@ -1,0 +1,97 @@
+//! `POST /kbs/v0/attest`: evidence in, token out.
+//!
+//! Evidence that does not verify gets no token. Evidence that verifies but is appraised badly gets a token that says so, which the resource
+//! policy then refuses: this is how the protocol has it, and it lets a guest see the names of the claims that failed.
+
+use super::body::Bounded;
+use super::error::ApiError;
+use super::{Broker, session_id};
+use crate::appraise::{Refusal, Verdict};
+use crate::audit::{Action, Comparison, Decision};
+use crate::session::SessionError;
+use crate::store::PolicyName;
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use kata_cc_kbs_protocol::ToVerify;
+use kata_cc_kbs_protocol::ear::{EAT_PROFILE, Ear, Status, VerifierId};
+use kata_cc_kbs_protocol::message::{Attestation, TokenResponse};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The policy id the broker appraises CPUs with.
+pub const POLICY_ID: &str = "default_cpu";
+
+/// Evidence to token.
+pub async fn attest(
+    State(broker): State<Arc<Broker>>,
+    headers: HeaderMap,
+    Bounded(body): Bounded,
+) -> Result<Json<TokenResponse>, ApiError> {
+    let id = session_id(&headers).ok_or(SessionError::Unknown)?;
+    let attestation = Attestation::from_json(&body)?;
+    let now = broker.now();
+    let received = broker.sessions.take_waiting(&id, now)?.attest(attestation, now)?;
+    let tee = received.tee();
+
+    let (policy, references) =
+        broker.store.run(|db| Ok((db.policy(&PolicyName::Attestation(POLICY_ID.into()))?, db.reference_values()?))).await?;
+    let appraiser = broker.appraiser.clone();
+    let (received, outcome): (ToVerify, Result<Verdict, Refusal>) = broker
+        .evaluate(move || {
+            let outcome = appraiser.appraise(&received, policy.as_deref(), references, now);
+            (received, outcome)
+        })
+        .await?;
+
+    let verdict = match outcome {
+        Ok(verdict) => verdict,
+        Err(refusal) => {
+            broker.metrics.attestation(tee.as_str(), "refused");
+            let mut decision = Decision::new(now, Action::Attest, false, "refused", refusal.check());
+            decision.tee = Some(tee.as_str().into());
+            decision.detail = refusal.to_string();
+            broker.record(decision).await?;
+            return Err(match refusal {
+                Refusal::Policy(e) => e.into(),
+                refusal => {
+                    ApiError::new(StatusCode::UNAUTHORIZED, "EvidenceRefused", format!("the evidence was refused: {}", refusal.check()))
+                }
+            });
+        }
+    };
+
+    let status = verdict.appraisal.status;
+    let outcome = match status {
+        Status::None => "none",
+        Status::Affirming => "affirming",
+        Status::Warning => "warning",
+        Status::Contraindicated => "contraindicated",
+    };
+    broker.metrics.attestation(tee.as_str(), outcome);
+    let mut decision = Decision::new(now, Action::Attest, status == Status::Affirming, outcome, verdict.policy_id.clone());
+    decision.tee = Some(tee.as_str().into());
+    decision.comparisons = verdict.comparisons;
+    for (name, value) in verdict.appraisal.trust_vector.claims() {
+        if Status::of_claim(value) > Status::Affirming {
+            let claim = format!("trust vector: {name}");
+            decision.comparisons.push(Comparison { claim, expected: "affirming, 2 to 31".into(), found: value.into() });
+        }
+    }
+    decision.claims = verdict.claims;
+    decision.detail = format!("trust vector {:?}", verdict.appraisal.trust_vector.claims());
+    broker.record(decision).await?;
+
+    let exp = now.saturating_add(broker.token_lifetime.as_secs());
+    let ear = Ear {
+        eat_profile: EAT_PROFILE.into(),
+        iat: now,
+        exp,
+        iss: broker.issuer.clone(),
+        verifier_id: VerifierId { developer: "kata-cc".into(), build: concat!("kata-cc-kbs ", env!("CARGO_PKG_VERSION")).into() },
+        submods: BTreeMap::from([("cpu0".to_owned(), verdict.appraisal)]),
+    };
+    let token = broker.signer.sign(&ear).map_err(|e| ApiError::internal("token", &e))?;
+    broker.sessions.attested(received.accept(token.clone(), exp), now)?;
+    Ok(Json(TokenResponse { token }))
+}

@@ -1,0 +1,90 @@
+//! Refusals on the wire: CoCo's body `{"type", "detail"}` with the status code that says whose fault it is.
+
+use crate::rego::PolicyError;
+use crate::session::SessionError;
+use crate::store::StoreError;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use kata_cc_kbs_protocol::ServerError;
+use kata_cc_kbs_protocol::message::{ErrorBody, MessageError};
+
+/// A refusal.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+impl ApiError {
+    /// With CoCo's variant name and a text that is safe for whoever asked.
+    pub fn new(status: StatusCode, variant: &str, detail: impl Into<String>) -> Self {
+        Self { status, body: ErrorBody::new(variant, detail.into()) }
+    }
+
+    /// Status code.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Something of ours failed. The caller learns only that; the log has the cause.
+    pub fn internal(what: &'static str, cause: &dyn std::error::Error) -> Self {
+        let mut causes = cause.to_string();
+        let mut next = cause.source();
+        while let Some(source) = next {
+            causes = format!("{causes}: {source}");
+            next = source.source();
+        }
+        tracing::error!(error = %causes, "{what}");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal", "internal error; the broker's log has the cause")
+    }
+}
+
+impl From<ServerError> for ApiError {
+    fn from(e: ServerError) -> Self {
+        let status = StatusCode::from_u16(e.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if status.is_server_error() {
+            return Self::internal("protocol", &e);
+        }
+        Self { status, body: e.body() }
+    }
+}
+
+impl From<MessageError> for ApiError {
+    fn from(e: MessageError) -> Self {
+        ServerError::from(e).into()
+    }
+}
+
+impl From<SessionError> for ApiError {
+    fn from(e: SessionError) -> Self {
+        let (status, variant) = match e {
+            SessionError::Full => (StatusCode::TOO_MANY_REQUESTS, "TooManySessions"),
+            SessionError::Unknown => (StatusCode::UNAUTHORIZED, "SessionNotFound"),
+            SessionError::Attested => (StatusCode::CONFLICT, "SessionAttested"),
+        };
+        Self::new(status, variant, e.to_string())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(e: StoreError) -> Self {
+        match e {
+            StoreError::Full(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "StoreFull", e.to_string()),
+            e => Self::internal("store", &e),
+        }
+    }
+}
+
+impl From<PolicyError> for ApiError {
+    /// A stored policy that fails is the administrator's to repair; a guest is told that there is no decision.
+    fn from(e: PolicyError) -> Self {
+        Self::internal("policy", &e)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = serde_json::to_vec(&self.body).unwrap_or_default();
+        (self.status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+    }
+}

@@ -1,0 +1,155 @@
+//! `/kbs/v0/resource/<repository>/<type>/<tag>`: guests read, administrators write and delete.
+//!
+//! The policy is asked before the store, so that whoever may not read a name does not learn whether it exists.
+
+use super::body::Bounded;
+use super::error::ApiError;
+use super::{Broker, session_id, text};
+use crate::admin::bearer;
+use crate::audit::{Action, Comparison, Decision};
+use crate::release;
+use crate::store::PolicyName;
+use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use kata_cc_kbs_protocol::jwe::Jwe;
+use kata_cc_kbs_protocol::{ResourcePath, VerifiedToken};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+type Segments = Result<Path<(String, String, String)>, PathRejection>;
+
+/// Releases a secret, encrypted to the guest's key.
+pub async fn read(
+    State(broker): State<Arc<Broker>>,
+    segments: Segments,
+    query: Result<Query<BTreeMap<String, String>>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Json<Jwe>, ApiError> {
+    let outcome = try_read(&broker, segments, query, &headers).await;
+    broker.metrics.resource_read(match &outcome {
+        Ok(_) => "released",
+        Err(e) => match e.status() {
+            StatusCode::UNAUTHORIZED => "unauthenticated",
+            StatusCode::FORBIDDEN => "denied",
+            StatusCode::NOT_FOUND => "not-found",
+            _ => "error",
+        },
+    });
+    outcome.map(Json)
+}
+
+async fn try_read(
+    broker: &Broker,
+    segments: Segments,
+    query: Result<Query<BTreeMap<String, String>>, QueryRejection>,
+    headers: &HeaderMap,
+) -> Result<Jwe, ApiError> {
+    let path = resource_path(segments)?;
+    let Query(query) = query.map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "InvalidRequest", "malformed query"))?;
+    let now = broker.now();
+    let token = token(broker, headers, now)?;
+    let policy = broker.store.run(|db| db.policy(&PolicyName::Resource)).await?;
+    let custom = policy.is_some();
+    let rego = policy.unwrap_or_else(|| release::DEFAULT_POLICY.into());
+    let query = query.into_iter().map(|(name, value)| (name, value.into())).collect();
+    let (path, token, answer) = broker
+        .evaluate(move || {
+            let answer = release::allowed(&rego, &token, &path, &query);
+            (path, token, answer)
+        })
+        .await?;
+
+    let allowed = matches!(answer, Ok(true));
+    let rule = if custom { "resource policy set by an administrator" } else { "default resource policy" };
+    let mut decision = Decision::new(now, Action::ReadResource, allowed, if allowed { "released" } else { "denied" }, rule);
+    decision.subject = Some(path.to_string());
+    for (submod, appraisal) in &token.ear().submods {
+        decision.comparisons.push(Comparison {
+            claim: format!("{submod}/ear.status"),
+            expected: "affirming".into(),
+            found: serde_json::to_value(appraisal.status).unwrap_or_default(),
+        });
+        decision.claims = serde_json::to_value(appraisal.trust_vector).unwrap_or_default();
+    }
+    if let Err(e) = &answer {
+        decision.detail = e.to_string();
+    }
+    let secret = if allowed {
+        let wanted = path.clone();
+        let found = broker.store.run(move |db| db.resource(&wanted)).await?;
+        if found.is_none() {
+            "not-found".clone_into(&mut decision.outcome);
+        }
+        found
+    } else {
+        None
+    };
+    broker.record(decision).await?;
+    if !answer? {
+        let failing = release::failing_claims(&token);
+        let detail = if failing.is_empty() {
+            format!("the resource policy does not allow {path}")
+        } else {
+            format!("the resource policy does not allow {path}; claims that do not affirm: {}", failing.join(", "))
+        };
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "PolicyDeny", detail));
+    }
+    let secret = secret.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "ResourceNotFound", format!("there is no resource {path}")))?;
+    let key = token.tee_key().map_err(|e| ApiError::new(StatusCode::UNAUTHORIZED, "TokenInvalid", e.to_string()))?;
+    Jwe::seal(&secret, &key).map_err(|e| ApiError::internal("encryption", &e))
+}
+
+/// Stores a secret.
+pub async fn write(
+    State(broker): State<Arc<Broker>>,
+    segments: Segments,
+    headers: HeaderMap,
+    Bounded(body): Bounded,
+) -> Result<StatusCode, ApiError> {
+    let path = resource_path(segments)?;
+    broker.require_admin(&headers, &format!("POST resource {path}")).await?;
+    let stored = path.clone();
+    let existed = broker.store.run(move |db| db.put_resource(&stored, &body)).await?;
+    record_change(&broker, Action::WriteResource, &path, if existed { "replaced" } else { "created" }).await?;
+    Ok(StatusCode::OK)
+}
+
+/// Deletes a secret.
+pub async fn delete(State(broker): State<Arc<Broker>>, segments: Segments, headers: HeaderMap) -> Result<StatusCode, ApiError> {
+    let path = resource_path(segments)?;
+    broker.require_admin(&headers, &format!("DELETE resource {path}")).await?;
+    let gone = path.clone();
+    if !broker.store.run(move |db| db.delete_resource(&gone)).await? {
+        return Err(ApiError::new(StatusCode::NOT_FOUND, "ResourceNotFound", format!("there is no resource {path}")));
+    }
+    record_change(&broker, Action::DeleteResource, &path, "deleted").await?;
+    Ok(StatusCode::OK)
+}
+
+async fn record_change(broker: &Broker, action: Action, path: &ResourcePath, outcome: &str) -> Result<(), ApiError> {
+    let mut decision = Decision::new(broker.now(), action, true, outcome, "admin token");
+    decision.subject = Some(path.to_string());
+    broker.record(decision).await
+}
+
+fn resource_path(segments: Segments) -> Result<ResourcePath, ApiError> {
+    let invalid = |detail: String| ApiError::new(StatusCode::NOT_FOUND, "InvalidRequestPath", detail);
+    let Path((repository, kind, tag)) = segments.map_err(|_| invalid("the path is not UTF-8".into()))?;
+    ResourcePath::new(&repository, &kind, &tag).map_err(|e| invalid(e.to_string()))
+}
+
+/// The token a request rests on: of its session, or else the bearer's. Verified in both cases.
+fn token(broker: &Broker, headers: &HeaderMap, now: u64) -> Result<VerifiedToken, ApiError> {
+    let of_session = session_id(headers).and_then(|id| broker.sessions.token(&id, now));
+    let of_bearer = || text(headers, header::AUTHORIZATION).and_then(bearer).map(str::to_owned);
+    let token = of_session.or_else(of_bearer).ok_or_else(|| {
+        ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "Unauthenticated",
+            "attest first: neither a live session nor an attestation token was given",
+        )
+    })?;
+    broker.verifier.verify(&token, now).map_err(|e| ApiError::new(StatusCode::UNAUTHORIZED, "TokenInvalid", e.to_string()))
+}

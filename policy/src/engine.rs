@@ -1,0 +1,80 @@
+//! The policy engine of one pod: a verified policy, its state, and the only place where [`Allowed`] is made.
+
+use std::sync::Mutex;
+
+use crate::envelope::VerifiedPolicy;
+use crate::evaluate::{Budget, Evaluation, LoadError, Rules};
+use crate::keys::TrustId;
+use crate::request::{Allowed, Cause, Denied, PolicyRequest};
+
+/// The state before a policy: it can decide nothing, only be opened.
+#[derive(Debug, Default)]
+pub struct ClosedDoor {
+    budget: Budget,
+}
+
+impl ClosedDoor {
+    /// A closed door with the default limits.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A closed door with other limits for evaluation.
+    #[must_use]
+    pub fn with_budget(budget: Budget) -> Self {
+        Self { budget }
+    }
+
+    /// Opens with a verified policy.
+    ///
+    /// # Errors
+    /// When the policy cannot be used.
+    pub fn open(self, policy: VerifiedPolicy) -> Result<PolicyEngine, LoadError> {
+        let rules = Rules::load(policy.rego(), policy.data(), self.budget)?;
+        Ok(PolicyEngine { version: policy.version(), trust: policy.trust(), rules: Mutex::new(rules) })
+    }
+}
+
+/// Decides on requests by a verified policy.
+#[derive(Debug)]
+pub struct PolicyEngine {
+    version: u64,
+    trust: TrustId,
+    rules: Mutex<Rules>,
+}
+
+impl PolicyEngine {
+    /// Version of the policy.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Which set of trusted keys it was verified against.
+    #[must_use]
+    pub fn trust(&self) -> TrustId {
+        self.trust
+    }
+
+    /// Asks the policy. On a yes, the state changes the rule asked for are in effect when this returns; on a no, nothing changed.
+    ///
+    /// # Errors
+    /// Whenever the rule is not exactly true, for whatever cause.
+    pub fn check<R: PolicyRequest>(&self, request: R) -> Result<Allowed<R>, Denied> {
+        let denied = |reason, details| Denied { rule: R::RULE.into(), policy_version: Some(self.version), reason, details };
+        let mut rules = self.rules.lock().map_err(|_| denied(Cause::Broken, Vec::new()))?;
+        match rules.evaluate(R::RULE, &request.policy_input()) {
+            Evaluation::Allowed => Ok(Allowed::new(request, self.version)),
+            Evaluation::Denied { cause, details } => Err(denied(cause, details)),
+        }
+    }
+
+    /// The engine for the next policy, with this one's state.
+    pub(crate) fn successor(&self, policy: VerifiedPolicy, budget: Budget) -> Result<Self, LoadError> {
+        let state = self.rules.lock().map_err(|_| LoadError::Broken)?.state();
+        let next = ClosedDoor::with_budget(budget).open(policy)?;
+        next.rules.lock().map_err(|_| LoadError::Broken)?.set_state(state)?;
+        Ok(next)
+    }
+}

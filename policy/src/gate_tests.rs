@@ -1,0 +1,166 @@
+//! The gate: closed at first (AC-21), opened once, replaced only upwards under the same keys (AC-22, AC-40).
+
+use serde_json::{Map, Value, json};
+
+use super::{Gate, GateError};
+use crate::envelope::{PolicyPayload, SignedPolicy, VerifiedPolicy};
+use crate::keys::{KeyKind, SigningKey, TrustedKeys};
+use crate::request::{Cause, PolicyRequest};
+
+#[derive(Debug)]
+struct Start(&'static str);
+
+impl PolicyRequest for Start {
+    const RULE: &'static str = "StartContainerRequest";
+
+    fn policy_input(&self) -> Value {
+        json!({"container_id": self.0})
+    }
+}
+
+fn signed(key: &SigningKey, trusted: &TrustedKeys, version: u64, body: &str) -> VerifiedPolicy {
+    let payload = PolicyPayload { version, rego: format!("package agent_policy\n{body}"), data: Map::new() };
+    SignedPolicy::verify(&SignedPolicy::sign(&payload, &[key]).unwrap(), trusted).unwrap()
+}
+
+fn owner() -> (SigningKey, TrustedKeys) {
+    let key = SigningKey::generate(KeyKind::Ed25519).unwrap();
+    let trusted = TrustedKeys::new([key.public_key()], 1).unwrap();
+    (key, trusted)
+}
+
+const ONCE: &str = r#"
+    StartContainerRequest := {"allowed": true, "ops": [{"op": "add", "path": "/pstate/started", "value": true}]} if not data.pstate.started
+"#;
+
+/// AC-21.
+#[test]
+fn denies_everything_before_a_policy_is_in_place() {
+    let denied = Gate::new().check(Start("a")).unwrap_err();
+    assert_eq!(denied.reason, Cause::NoPolicy);
+    assert!(denied.to_string().starts_with("StartContainerRequest denied: no policy is in place"), "{denied}");
+}
+
+/// AC-22.
+#[test]
+fn installs_once() {
+    let (key, trusted) = owner();
+    let gate = Gate::new();
+    gate.install(signed(&key, &trusted, 1, ONCE)).unwrap();
+    assert!(matches!(gate.install(signed(&key, &trusted, 2, "")), Err(GateError::AlreadyInstalled { version: 1 })));
+    assert_eq!(gate.version(), Some(1));
+    assert_eq!(gate.check(Start("a")).unwrap().into_inner().0, "a");
+    assert_eq!(gate.check(Start("a")).unwrap_err().reason, Cause::Undefined);
+}
+
+#[test]
+fn a_policy_that_does_not_load_leaves_the_gate_as_it_was() {
+    let (key, trusted) = owner();
+    let gate = Gate::new();
+    assert!(matches!(gate.install(signed(&key, &trusted, 1, "R if {")), Err(GateError::Load(_))));
+    assert_eq!(gate.check(Start("a")).unwrap_err().reason, Cause::NoPolicy);
+    gate.install(signed(&key, &trusted, 1, ONCE)).unwrap();
+    assert!(matches!(gate.replace(signed(&key, &trusted, 2, "R if {")), Err(GateError::Load(_))));
+    assert_eq!(gate.version(), Some(1));
+    assert!(gate.check(Start("a")).is_ok());
+}
+
+/// AC-22, AC-40.
+#[test]
+fn replaces_only_upwards_and_under_the_same_keys() {
+    let (key, trusted) = owner();
+    let gate = Gate::new();
+    assert!(matches!(gate.replace(signed(&key, &trusted, 9, ONCE)), Err(GateError::NothingToReplace)));
+    gate.install(signed(&key, &trusted, 5, ONCE)).unwrap();
+    for offered in [1, 4, 5] {
+        let widened = signed(&key, &trusted, offered, "StartContainerRequest := true");
+        assert!(matches!(gate.replace(widened), Err(GateError::Rollback { current: 5, .. })));
+    }
+    let (other, theirs) = owner();
+    assert!(matches!(gate.replace(signed(&other, &theirs, 6, ONCE)), Err(GateError::OtherTrust)));
+    let more = TrustedKeys::new([key.public_key(), other.public_key()], 1).unwrap();
+    assert!(matches!(gate.replace(signed(&key, &more, 6, ONCE)), Err(GateError::OtherTrust)));
+    gate.replace(signed(&key, &trusted, 6, ONCE)).unwrap();
+    assert_eq!(gate.version(), Some(6));
+}
+
+#[test]
+fn state_outlives_a_replacement() {
+    let (key, trusted) = owner();
+    let gate = Gate::new();
+    gate.install(signed(&key, &trusted, 1, ONCE)).unwrap();
+    assert!(gate.check(Start("a")).is_ok());
+    gate.replace(signed(&key, &trusted, 2, ONCE)).unwrap();
+    assert_eq!(gate.check(Start("a")).unwrap_err().reason, Cause::Undefined);
+}
+
+#[test]
+fn denial_and_debug_carry_nothing_of_the_request() {
+    let (key, trusted) = owner();
+    let gate = Gate::new();
+    gate.install(signed(&key, &trusted, 3, "StartContainerRequest if { print(input.container_id); false }")).unwrap();
+    let denied = gate.check(Start("hunter2")).unwrap_err();
+    assert!(!format!("{denied} {denied:?} {gate:?}").contains("hunter2"));
+    assert!(denied.to_string().contains("version 3"), "{denied}");
+    let allowing = Gate::new();
+    allowing.install(signed(&key, &trusted, 3, "StartContainerRequest := true")).unwrap();
+    assert!(!format!("{:?}", allowing.check(Start("hunter2")).unwrap()).contains("hunter2"));
+}
+
+/// Two requests at the same time for what may happen once: one of them gets it (AC-27).
+#[test]
+fn decisions_see_each_others_state() {
+    let (key, trusted) = owner();
+    let gate = Gate::new();
+    gate.install(signed(&key, &trusted, 1, ONCE)).unwrap();
+    let allowed = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| gate.check(Start("a")).is_ok())).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).filter(|ok| *ok).count()
+    });
+    assert_eq!(allowed, 1);
+}
+
+/// Any protobuf message is a request under its own name.
+#[test]
+fn messages_are_requests_by_their_name() {
+    use protobuf::well_known_types::empty::Empty;
+    fn rule<R: PolicyRequest>() -> &'static str {
+        R::RULE
+    }
+    #[derive(Clone, Default, PartialEq, Debug, serde::Serialize)]
+    struct PingRequest {
+        n: u32,
+        #[serde(skip)]
+        inner: Empty,
+    }
+    impl protobuf::Message for PingRequest {
+        const NAME: &'static str = "PingRequest";
+        fn is_initialized(&self) -> bool {
+            true
+        }
+        fn merge_from(&mut self, is: &mut protobuf::CodedInputStream<'_>) -> protobuf::Result<()> {
+            self.inner.merge_from(is)
+        }
+        fn write_to_with_cached_sizes(&self, os: &mut protobuf::CodedOutputStream<'_>) -> protobuf::Result<()> {
+            self.inner.write_to_with_cached_sizes(os)
+        }
+        fn compute_size(&self) -> u64 {
+            self.inner.compute_size()
+        }
+        fn special_fields(&self) -> &protobuf::SpecialFields {
+            self.inner.special_fields()
+        }
+        fn mut_special_fields(&mut self) -> &mut protobuf::SpecialFields {
+            self.inner.mut_special_fields()
+        }
+        fn new() -> Self {
+            Self::default()
+        }
+        fn default_instance() -> &'static Self {
+            static INSTANCE: std::sync::LazyLock<PingRequest> = std::sync::LazyLock::new(PingRequest::default);
+            &INSTANCE
+        }
+    }
+    assert_eq!(rule::<PingRequest>(), "PingRequest");
+    assert_eq!(PingRequest { n: 7, ..Default::default() }.policy_input(), json!({"n": 7}));
+}

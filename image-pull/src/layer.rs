@@ -1,0 +1,384 @@
+//! One layer: from the registry's bytes to an unpacked directory of known diffID.
+//!
+//! ```text
+//!  task            thread 1                                          thread 2
+//!  download ─────▶ blob digest ▶ MAC, decrypt ▶ decompress ────────▶ diffID ▶ unpack into tmp/
+//! ```
+//! Bounded channels lie between, so memory is a few buffers a layer whatever its size. The plaintext of a layer is seen by decompressor and archive reader
+//! before its digest and MAC are known (the cipher allows nothing else short of keeping the layer twice), which is why it goes to a directory that
+//! is removed unless every check is right, and why those readers are memory-safe and bounded.
+//!
+//! **Invariant:** every byte the registry sends is under the blob digest and the MAC, also those after a decoder's end, and also when a decoder fails: an
+//! altered layer is reported as altered, not as whatever its garbage looked like.
+
+use std::io::{self, BufRead, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc as sync_mpsc;
+
+use bytes::{Buf, BytesMut};
+use tokio::sync::{mpsc, watch};
+
+use crate::compress::{self, Compression};
+use crate::digest::{Digest, Hasher};
+use crate::limits::Limits;
+use crate::ocicrypt::{LayerKey, OcicryptError, Opening};
+use crate::registry::{BlobReader, RegistryError};
+use crate::store::{Pending, StoreError};
+use crate::unpack::{self, Ownership, UnpackError, Unpacked};
+
+/// Why a layer was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// The registry failed.
+    #[error("downloading the layer")]
+    Registry(#[from] RegistryError),
+    /// The registry sent less or more than the manifest says.
+    #[error("the layer blob has {found} bytes{} where the manifest says {expected}", if *.more { " or more" } else { "" })]
+    Size {
+        /// By the manifest.
+        expected: u64,
+        /// What came.
+        found: u64,
+        /// Whether reading stopped there.
+        more: bool,
+    },
+    /// The blob is another one.
+    #[error("the layer blob has the digest {found} where the manifest says {expected}")]
+    BlobDigest {
+        /// By the manifest.
+        expected: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// The archive is another one.
+    #[error("the layer's archive has the digest {found} where the image configuration says {expected} (diffID)")]
+    DiffId {
+        /// By the image configuration.
+        expected: Digest,
+        /// What was unpacked.
+        found: Digest,
+    },
+    /// Decryption or its check failed.
+    #[error(transparent)]
+    Decrypt(#[from] OcicryptError),
+    /// Decompression failed.
+    #[error("decompressing the layer")]
+    Decompress(#[source] io::Error),
+    /// Too much came out of too little.
+    #[error("the layer decompresses to more than {ratio} times its {blob} bytes")]
+    Ratio {
+        /// The limit.
+        ratio: u64,
+        /// Size of the blob.
+        blob: u64,
+    },
+    /// The image is too large.
+    #[error("the image's layers decompress to more than {0} bytes")]
+    Unpacked(u64),
+    /// Unpacking failed.
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Given up because another layer failed.
+    #[error("given up because another layer of the image failed")]
+    Cancelled,
+    /// A thread of ours panicked.
+    #[error("internal error: a thread at work on the layer panicked")]
+    Panicked,
+}
+
+/// What all layers of one image share.
+#[derive(Debug, Default)]
+pub(crate) struct Budget {
+    pub(crate) unpacked: AtomicU64,
+    pub(crate) entries: AtomicU64,
+}
+
+/// What is to be done for one layer.
+pub(crate) struct Job {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+    pub(crate) compression: Compression,
+    pub(crate) key: Option<LayerKey>,
+    pub(crate) diff_id: Digest,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) ownership: Ownership,
+    pub(crate) budget: Arc<Budget>,
+}
+
+/// Enough that a hand-over between threads is rare, little enough that several lie in the cache.
+const PIECE: usize = 256 << 10;
+const PIECES_UNDER_WAY: usize = 8;
+
+enum Download {
+    Bytes(BytesMut),
+    End,
+}
+
+enum Piece {
+    Bytes(Vec<u8>, usize),
+    End,
+}
+
+/// Downloads and unpacks one layer into `pending`, and gives it back once all checks are right. On failure it is removed by the time this returns.
+pub(crate) async fn fetch(
+    blob: Box<dyn BlobReader>,
+    job: Job,
+    pending: Pending,
+    cancelled: watch::Receiver<bool>,
+) -> Result<(Pending, Unpacked), LayerError> {
+    let (download_tx, download_rx) = mpsc::channel(PIECES_UNDER_WAY);
+    let (piece_tx, piece_rx) = sync_mpsc::sync_channel(PIECES_UNDER_WAY);
+    let (spare_tx, spare_rx) = sync_mpsc::channel();
+    let diff_id = job.diff_id;
+    let (limits, ownership, budget) = (Arc::clone(&job.limits), job.ownership, Arc::clone(&job.budget));
+
+    let decoder = tokio::task::spawn_blocking(move || decode(Blob::new(download_rx, &job), &job, &piece_tx, &spare_rx));
+    let unpacker = tokio::task::spawn_blocking(move || {
+        let mut pieces =
+            Pieces { from: piece_rx, spare: spare_tx, hasher: Hasher::new(), piece: Vec::new(), filled: 0, at: 0, ended: false };
+        let options = unpack::Options { limits: &limits, ownership, entries: &budget.entries };
+        let unpacked = unpack::unpack(&mut pieces, pending.path(), &options)?;
+        let found = pieces.hasher.finish();
+        if found != diff_id {
+            return Err(LayerError::DiffId { expected: diff_id, found });
+        }
+        Ok::<_, LayerError>((pending, unpacked))
+    });
+    let ((), decoded, unpacked) = tokio::join!(feed(blob, download_tx, cancelled), decoder, unpacker);
+    let decoded = decoded.map_err(|_| LayerError::Panicked).flatten();
+    let unpacked = unpacked.map_err(|_| LayerError::Panicked).flatten();
+    match (decoded, unpacked) {
+        (Ok(()), unpacked) => unpacked,
+        (Err(error), unpacked) => {
+            // Removing a directory tree is work for a thread; the caller may rely on its being gone.
+            let _ = tokio::task::spawn_blocking(move || drop(unpacked)).await;
+            Err(error)
+        }
+    }
+}
+
+/// Carries the registry's bytes to the decoder, in larger pieces than the network gives.
+async fn feed(mut blob: Box<dyn BlobReader>, to: mpsc::Sender<Result<Download, LayerError>>, mut cancelled: watch::Receiver<bool>) {
+    let mut gathered = BytesMut::with_capacity(PIECE);
+    loop {
+        let next = tokio::select! {
+            next = blob.next() => Some(next),
+            // Also when the sender is gone: then the whole pull was given up.
+            _ = cancelled.wait_for(|cancelled| *cancelled) => None,
+        };
+        let Some(next) = next else {
+            let _ = to.send(Err(LayerError::Cancelled)).await;
+            return;
+        };
+        match next {
+            Ok(Some(mut bytes)) => {
+                while bytes.has_remaining() {
+                    let room = (PIECE - gathered.len()).min(bytes.len());
+                    gathered.extend_from_slice(&bytes.split_to(room));
+                    if gathered.len() == PIECE {
+                        let full = std::mem::replace(&mut gathered, BytesMut::with_capacity(PIECE));
+                        if to.send(Ok(Download::Bytes(full))).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+            Ok(None) => {
+                if to.send(Ok(Download::Bytes(gathered))).await.is_ok() {
+                    let _ = to.send(Ok(Download::End)).await;
+                }
+                return;
+            }
+            Err(error) => {
+                let _ = to.send(Err(error.into())).await;
+                return;
+            }
+        }
+    }
+}
+
+/// The blob as it comes: counted, hashed, decrypted. Its first failure stays.
+struct Blob {
+    from: mpsc::Receiver<Result<Download, LayerError>>,
+    piece: BytesMut,
+    expected_size: u64,
+    expected_digest: Digest,
+    seen: u64,
+    hasher: Hasher,
+    opening: Option<Opening>,
+    ended: bool,
+    failure: Option<LayerError>,
+}
+
+impl Blob {
+    fn new(from: mpsc::Receiver<Result<Download, LayerError>>, job: &Job) -> Self {
+        Self {
+            from,
+            piece: BytesMut::new(),
+            expected_size: job.size,
+            expected_digest: job.digest,
+            seen: 0,
+            hasher: Hasher::new(),
+            opening: job.key.as_ref().map(Opening::new),
+            ended: false,
+            failure: None,
+        }
+    }
+
+    /// The next piece into `self.piece`; false at the end or after a failure.
+    fn advance(&mut self) -> bool {
+        while self.piece.is_empty() && !self.ended && self.failure.is_none() {
+            match self.from.blocking_recv() {
+                Some(Ok(Download::Bytes(mut piece))) => {
+                    self.seen += piece.len() as u64;
+                    if self.seen > self.expected_size {
+                        self.failure = Some(LayerError::Size { expected: self.expected_size, found: self.seen, more: true });
+                        return false;
+                    }
+                    self.hasher.update(&piece);
+                    if let Some(opening) = &mut self.opening {
+                        opening.apply(&mut piece);
+                    }
+                    self.piece = piece;
+                }
+                Some(Ok(Download::End)) => self.ended = true,
+                Some(Err(error)) => self.failure = Some(error),
+                None => self.failure = Some(LayerError::Cancelled),
+            }
+        }
+        !self.piece.is_empty()
+    }
+
+    /// Reads what the decoder left, then says whether this was the blob that was asked for.
+    fn finish(mut self) -> Result<(), LayerError> {
+        self.piece.clear();
+        while self.advance() {
+            self.piece.clear();
+        }
+        if let Some(error) = self.failure {
+            return Err(error);
+        }
+        if self.seen != self.expected_size {
+            return Err(LayerError::Size { expected: self.expected_size, found: self.seen, more: false });
+        }
+        let found = self.hasher.finish();
+        if found != self.expected_digest {
+            return Err(LayerError::BlobDigest { expected: self.expected_digest, found });
+        }
+        self.opening.map_or(Ok(()), Opening::finish).map_err(LayerError::Decrypt)
+    }
+}
+
+impl Read for Blob {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let step = self.fill_buf()?.read(buf)?;
+        self.consume(step);
+        Ok(step)
+    }
+}
+
+impl BufRead for Blob {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.advance();
+        if self.failure.is_some() {
+            return Err(io::Error::other("the blob cannot be read on"));
+        }
+        Ok(&self.piece)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.piece.advance(amount.min(self.piece.len()));
+    }
+}
+
+/// Thread 1. A success means that blob digest and MAC are right and the whole archive was handed on, or that the unpacker gave up and will say why.
+fn decode(mut blob: Blob, job: &Job, to: &sync_mpsc::SyncSender<Piece>, spare: &sync_mpsc::Receiver<Vec<u8>>) -> Result<(), LayerError> {
+    let decoded = decode_pieces(&mut blob, job, to, spare);
+    // First whether the bytes were the right ones; what the decoder thought of them matters only then.
+    blob.finish().and(decoded)
+}
+
+fn decode_pieces(
+    blob: &mut Blob,
+    job: &Job,
+    to: &sync_mpsc::SyncSender<Piece>,
+    spare: &sync_mpsc::Receiver<Vec<u8>>,
+) -> Result<(), LayerError> {
+    let mut source = compress::decoder(job.compression, blob);
+    let mut total = 0u64;
+    loop {
+        let mut piece = spare.try_recv().unwrap_or_else(|_| vec![0u8; PIECE]);
+        let mut filled = 0;
+        while let Some(room) = piece.get_mut(filled..).filter(|room| !room.is_empty()) {
+            match source.read(room) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(LayerError::Decompress(error)),
+            }
+        }
+        if filled == 0 {
+            let _ = to.send(Piece::End);
+            return Ok(());
+        }
+        total += filled as u64;
+        if total > job.limits.ratio_floor && total > job.size.saturating_mul(job.limits.ratio) {
+            return Err(LayerError::Ratio { ratio: job.limits.ratio, blob: job.size });
+        }
+        let before = job.budget.unpacked.fetch_add(filled as u64, Ordering::Relaxed);
+        if before.saturating_add(filled as u64) > job.limits.unpacked_bytes {
+            return Err(LayerError::Unpacked(job.limits.unpacked_bytes));
+        }
+        if to.send(Piece::Bytes(piece, filled)).is_err() {
+            return Ok(()); // the unpacker's error is the one to tell
+        }
+    }
+}
+
+/// The archive as thread 2 reads it, hashed on the way.
+struct Pieces {
+    from: sync_mpsc::Receiver<Piece>,
+    spare: sync_mpsc::Sender<Vec<u8>>,
+    hasher: Hasher,
+    piece: Vec<u8>,
+    filled: usize,
+    at: usize,
+    ended: bool,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let step = self.fill_buf()?.read(buf)?;
+        self.consume(step);
+        Ok(step)
+    }
+}
+
+impl BufRead for Pieces {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.filled && !self.ended {
+            match self.from.recv() {
+                Ok(Piece::Bytes(piece, filled)) => {
+                    self.hasher.update(piece.get(..filled).unwrap_or_default());
+                    let used = std::mem::replace(&mut self.piece, piece);
+                    (self.at, self.filled) = (0, filled);
+                    if !used.is_empty() {
+                        let _ = self.spare.send(used);
+                    }
+                }
+                Ok(Piece::End) => self.ended = true,
+                // Not an end: the decoder failed, and what came so far must not pass for a whole archive.
+                Err(_) => return Err(io::Error::other("the layer could not be decoded to its end")),
+            }
+        }
+        Ok(self.piece.get(self.at..self.filled).unwrap_or_default())
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.at = (self.at + amount).min(self.filled);
+    }
+}

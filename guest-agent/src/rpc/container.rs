@@ -1,0 +1,385 @@
+//! Containers: create, start, remove, and their limits.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use kata_cc_agent_protocol::rpc::{Empty, agent, oci};
+use kata_cc_agent_protocol::{
+    ANNOTATION_CONTAINER_TYPE, ANNOTATION_IMAGE_NAME, CONTAINER_TYPE_CONTAINER, CONTAINER_TYPE_SANDBOX, DRIVER_IMAGE_GUEST_PULL, SHARED_DIR,
+};
+use kata_cc_policy::Allowed;
+use pathrs::flags::{OpenFlags, ResolverFlags};
+use tokio::sync::watch;
+
+use super::process::expect;
+use crate::container::cgroup::Group;
+use crate::container::helper::Verb;
+use crate::container::{Container, ContainerError, ContainerId, Kind, State, rootfs, spec};
+use crate::errors::{RpcError, at};
+use crate::guest::Guest;
+use crate::reaper::ended;
+use crate::{storage, sysctl};
+
+/// What the CRI calls the type of a container.
+const CRI_CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+
+/// Where Kubernetes looks for a container's last words, and how many of them it takes.
+const TERMINATION_LOG: &str = "/dev/termination-log";
+const MAX_TERMINATION_LOG: u64 = 4096;
+
+fn invalid(text: impl Into<String>) -> RpcError {
+    RpcError::Invalid(text.into())
+}
+
+/// Whether the request is for the pod's own container.
+fn is_sandbox(spec: &oci::Spec) -> Result<bool, RpcError> {
+    let get = |name: &str| spec.Annotations.get(name).map(String::as_str);
+    let kata = match get(ANNOTATION_CONTAINER_TYPE) {
+        None => None,
+        Some(CONTAINER_TYPE_SANDBOX) => Some(true),
+        Some(CONTAINER_TYPE_CONTAINER | "single_container") => Some(false),
+        Some(_) => return Err(invalid(format!("annotation {ANNOTATION_CONTAINER_TYPE} is not known"))),
+    };
+    let cri = get(CRI_CONTAINER_TYPE).map(|kind| kind == "sandbox");
+    match (kata, cri) {
+        // Two sources that could be played off against each other must agree.
+        (Some(kata), Some(cri)) if kata != cri => {
+            Err(invalid(format!("annotations {ANNOTATION_CONTAINER_TYPE} and {CRI_CONTAINER_TYPE} contradict each other")))
+        }
+        (Some(sandbox), _) | (None, Some(sandbox)) => Ok(sandbox),
+        (None, None) => Ok(false),
+    }
+}
+
+/// The image of a container: named once as a storage, once as an annotation, and the same both times (AC-25).
+fn image<'a>(id: &ContainerId, request: &'a agent::CreateContainerRequest) -> Result<&'a str, RpcError> {
+    let mut images = request.storages.iter().filter(|storage| storage.driver == DRIVER_IMAGE_GUEST_PULL);
+    let (Some(storage), None) = (images.next(), images.next()) else {
+        return Err(invalid(format!(
+            "expected exactly one storage with driver {DRIVER_IMAGE_GUEST_PULL}: the guest pulls images itself and takes no root file system from the host"
+        )));
+    };
+    if Path::new(&storage.mount_point) != rootfs::mount_point(id) {
+        return Err(invalid("the image's storage is not mounted at the container's root file system"));
+    }
+    let annotated = request.OCI.Annotations.get(ANNOTATION_IMAGE_NAME);
+    if annotated.map(String::as_str) != Some(storage.source.as_str()) {
+        return Err(invalid(format!("the image's storage and the annotation {ANNOTATION_IMAGE_NAME} name different images")));
+    }
+    Ok(&storage.source)
+}
+
+pub(super) async fn create(guest: &Arc<Guest>, request: Allowed<agent::CreateContainerRequest>) -> Result<Empty, RpcError> {
+    let request = request.into_inner();
+    let id: ContainerId = request.container_id.parse()?;
+    let oci = request.OCI.as_ref().ok_or(RpcError::Spec(spec::SpecError::Missing("OCI")))?;
+    for (there, what) in [
+        (request.string_user.is_some(), "users by name; give numbers"),
+        (!request.devices.is_empty(), "devices of the host"),
+        (!request.shared_mounts.is_empty(), "mounts shared by containers"),
+        (request.sandbox_pidns, "a process namespace shared by containers; unset shareProcessNamespace"),
+        ([request.stdin_port, request.stdout_port, request.stderr_port] != [0; 3], "streams on ports of their own"),
+    ] {
+        if there {
+            return Err(invalid(format!("a confidential guest does not support {what}")));
+        }
+    }
+    if is_sandbox(oci)? {
+        return create_sandbox(guest, id, &request).await;
+    }
+    let reference = image(&id, &request)?;
+    let container = guest.containers.reserve(Container::new(id, Kind::Workload, &request.exec_id))?;
+    let mut state = container.steps.lock().await;
+    let result = prepare(guest, &container, reference, &request, oci).await;
+    match result {
+        Ok(()) => *state = State::Created,
+        Err(_) => {
+            *state = State::Removed;
+            // Nothing of it stays; the failure to report is the first one.
+            if let Err(error) = clear(guest, &container).await {
+                tracing::error!(container = %container.id, %error, "cannot clean up after a failed create");
+            }
+            guest.containers.forget(&container.id);
+        }
+    }
+    result.map(|()| Empty::default())
+}
+
+async fn create_sandbox(guest: &Arc<Guest>, id: ContainerId, request: &agent::CreateContainerRequest) -> Result<Empty, RpcError> {
+    if !request.storages.is_empty() {
+        return Err(invalid("the sandbox container has no storages: it runs nothing"));
+    }
+    let another = |container: &Arc<Container>| matches!(container.kind, Kind::Sandbox { .. });
+    if guest.containers.all().iter().any(another) {
+        return Err(RpcError::State("there is a sandbox container already; a guest is one pod"));
+    }
+    let sysctls = &request.OCI.Linux.Sysctl;
+    let kind = Kind::Sandbox { end: watch::channel(None).0 };
+    let container = guest.containers.reserve(Container::new(id, kind, &request.exec_id))?;
+    if let Err(error) = sysctl::apply(sysctls) {
+        guest.containers.forget(&container.id);
+        return Err(invalid(error.to_string()));
+    }
+    *container.steps.lock().await = State::Created;
+    Ok(Empty::default())
+}
+
+async fn prepare(
+    guest: &Arc<Guest>,
+    container: &Arc<Container>,
+    reference: &str,
+    request: &agent::CreateContainerRequest,
+    oci: &oci::Spec,
+) -> Result<(), RpcError> {
+    let id = &container.id;
+    let place = spec::Place { id: id.as_str(), rootfs: &rootfs::mount_point(id) };
+    // Everything that can be refused without pulling is refused before.
+    let adapted = spec::adapt(oci, place)?;
+    check_bind_sources(oci)?;
+    note_what_is_left_out(id, oci);
+    for other in request.storages.iter().filter(|storage| storage.driver != DRIVER_IMAGE_GUEST_PULL) {
+        add_storage(guest, other)?;
+    }
+    let began = Instant::now();
+    let layers = guest.images.pull(reference).await?;
+    rootfs::mount(id, &layers)?;
+    guest.timeline.since("image", began);
+
+    let began = Instant::now();
+    let bundle = id.bundle();
+    fs::create_dir_all(&bundle).map_err(at("making the bundle"))?;
+    adapted.save(bundle.join("config.json")).map_err(|error| at("writing the specification")(std::io::Error::other(error.to_string())))?;
+    let terminal = oci.Process.Terminal;
+    let process = guest.runtime.launch(Verb::Create, id, &bundle, terminal).await?;
+    if let Some(size) = oci.Process.ConsoleSize.as_ref().filter(|size| terminal && size.Height > 0)
+        && let (Ok(rows), Ok(columns)) = (size.Height.try_into(), size.Width.try_into())
+    {
+        process.streams.resize(rows, columns).map_err(at("sizing the terminal"))?;
+    }
+    container.add_process("", Arc::new(process))?;
+    if let Some(mount) = oci.Mounts.iter().find(|mount| mount.destination == TERMINATION_LOG) {
+        let _ = container.termination_log.set(PathBuf::from(&mount.source));
+    }
+    guest.oom.watch(id.clone());
+    guest.timeline.since("container", began);
+    Ok(())
+}
+
+/// A storage that containers share is made once.
+fn add_storage(guest: &Guest, storage: &agent::Storage) -> Result<(), RpcError> {
+    let mut sandbox = guest.sandbox.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = PathBuf::from(&storage.mount_point);
+    if !(storage.shared && sandbox.storages.contains(&place)) {
+        sandbox.storages.insert(storage::add(storage)?);
+    }
+    Ok(())
+}
+
+/// Sources of bind mounts must be there, beneath their directory, and reached through no symbolic link (AC-30). The host can make
+/// links by copying them, but only this agent makes anything under these directories, so what holds now holds at the mount.
+fn check_bind_sources(oci: &oci::Spec) -> Result<(), RpcError> {
+    for source in oci.Mounts.iter().map(|mount| mount.source.as_str()) {
+        for directory in spec::SOURCE_DIRS {
+            let Ok(rest) = Path::new(source).strip_prefix(directory) else {
+                continue;
+            };
+            let found = pathrs::Root::open(directory).and_then(|root| root.with_resolver_flags(ResolverFlags::NO_SYMLINKS).resolve(rest));
+            if let Err(error) = found {
+                return Err(invalid(format!("source of a mount: expected a file or directory that was copied or made before ({error})")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Profiles of the host's kernel mean nothing here. The guest's boundary is the hardware's; say so rather than pretend.
+fn note_what_is_left_out(id: &ContainerId, oci: &oci::Spec) {
+    if oci.Linux.Seccomp.is_some() {
+        tracing::info!(container = %id, "seccomp filter not applied: there is none in this guest");
+    }
+    if !oci.Process.ApparmorProfile.is_empty() || !oci.Process.SelinuxLabel.is_empty() {
+        tracing::info!(container = %id, "security profile of the host not applied: there is none in this guest");
+    }
+}
+
+pub(super) async fn start(guest: &Arc<Guest>, request: Allowed<agent::StartContainerRequest>) -> Result<Empty, RpcError> {
+    let container = guest.containers.get(&request.get().container_id)?;
+    let mut state = container.steps.lock().await;
+    expect(&container, *state, State::Created)?;
+    if let Kind::Workload = container.kind {
+        guest.runtime.run(Verb::Start, &container.id, &container.id.bundle()).await?;
+        guest.timeline.mark("start");
+    }
+    *state = State::Started;
+    Ok(Empty::default())
+}
+
+pub(super) async fn remove(guest: &Arc<Guest>, request: Allowed<agent::RemoveContainerRequest>) -> Result<Empty, RpcError> {
+    let container = guest.containers.get(&request.get().container_id)?;
+    take_down(guest, &container).await?;
+    Ok(Empty::default())
+}
+
+/// Ends a container and takes away all of it. What fails can be tried again.
+pub(super) async fn take_down(guest: &Arc<Guest>, container: &Arc<Container>) -> Result<(), RpcError> {
+    let mut state = container.steps.lock().await;
+    if *state == State::Creating {
+        // The lock was free and nothing was made: its create has not begun yet.
+        return Err(ContainerError::State { id: container.id.clone(), found: state.name(), expected: State::Created.name() }.into());
+    }
+    *state = State::Removed;
+    match &container.kind {
+        Kind::Sandbox { end } => {
+            end.send_if_modified(|code| {
+                let first = code.is_none();
+                code.get_or_insert(137);
+                first
+            });
+        }
+        Kind::Workload => clear(guest, container).await?,
+    }
+    guest.containers.forget(&container.id);
+    Ok(())
+}
+
+async fn clear(guest: &Arc<Guest>, container: &Container) -> Result<(), RpcError> {
+    let id = &container.id;
+    Group::of(id).kill().map_err(at("killing the container"))?;
+    if let Ok(first) = container.process("") {
+        ended(&first.exit).await;
+    }
+    let bundle = id.bundle();
+    let mut result = Ok(());
+    if Path::new(crate::container::helper::STATE_DIR).join(id.as_str()).exists() {
+        result = guest.runtime.run(Verb::Delete, id, &bundle).await.map_err(RpcError::from);
+    }
+    let unmounted = rootfs::remove(id).map_err(RpcError::from);
+    let deleted = match fs::remove_dir_all(&bundle) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(at("removing the bundle")(error)),
+        _ => Ok(()),
+    };
+    result.and(unmounted).and(deleted)
+}
+
+pub(super) async fn update(guest: &Arc<Guest>, request: Allowed<agent::UpdateContainerRequest>) -> Result<Empty, RpcError> {
+    let request = request.get();
+    let container = guest.containers.get(&request.container_id)?;
+    if let (Kind::Workload, Some(resources)) = (&container.kind, request.resources.as_ref()) {
+        Group::of(&container.id).update(resources).map_err(at("setting the container's limits"))?;
+    }
+    Ok(Empty::default())
+}
+
+pub(super) async fn pause(guest: &Arc<Guest>, request: Allowed<agent::PauseContainerRequest>) -> Result<Empty, RpcError> {
+    freeze(guest, &request.get().container_id, true).await
+}
+
+pub(super) async fn resume(guest: &Arc<Guest>, request: Allowed<agent::ResumeContainerRequest>) -> Result<Empty, RpcError> {
+    freeze(guest, &request.get().container_id, false).await
+}
+
+async fn freeze(guest: &Guest, id: &str, frozen: bool) -> Result<Empty, RpcError> {
+    let container = guest.containers.get(id)?;
+    if let Kind::Workload = container.kind {
+        Group::of(&container.id).freeze(frozen).await.map_err(at("pausing or resuming the container"))?;
+    }
+    Ok(Empty::default())
+}
+
+/// A container's last words, if it has a place for them.
+pub(super) fn termination_log(guest: &Guest, id: &str) -> Result<String, RpcError> {
+    let container = guest.containers.get(id)?;
+    let Some(name) = container.termination_log.get().and_then(|source| source.strip_prefix(SHARED_DIR).ok()) else {
+        return Ok(String::new());
+    };
+    // The container owns the file's contents, so it is opened as anything a stranger has named.
+    let file = pathrs::Root::open(SHARED_DIR)
+        .and_then(|root| {
+            root.with_resolver_flags(ResolverFlags::NO_SYMLINKS)
+                .open_subpath(name, OpenFlags::O_RDONLY | OpenFlags::O_NONBLOCK | OpenFlags::O_CLOEXEC)
+        })
+        .map_err(|error| at("opening the termination log")(std::io::Error::other(error)))?;
+    let mut text = Vec::new();
+    file.take(MAX_TERMINATION_LOG).read_to_end(&mut text).map_err(at("reading the termination log"))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kata_cc_agent_protocol::rpc::protobuf::MessageField;
+
+    const IMAGE: &str = "registry.example/app@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+    fn request() -> agent::CreateContainerRequest {
+        let mut spec = oci::Spec::default();
+        spec.Annotations.insert(ANNOTATION_IMAGE_NAME.to_owned(), IMAGE.to_owned());
+        agent::CreateContainerRequest {
+            container_id: "c1".to_owned(),
+            OCI: MessageField::some(spec),
+            storages: vec![agent::Storage {
+                driver: DRIVER_IMAGE_GUEST_PULL.to_owned(),
+                source: IMAGE.to_owned(),
+                mount_point: "/run/kata-containers/c1/rootfs".to_owned(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+
+    fn image_of(request: &agent::CreateContainerRequest) -> Result<&str, RpcError> {
+        image(&"c1".parse().unwrap(), request)
+    }
+
+    #[test]
+    fn the_image_is_named_twice_and_the_same() {
+        assert_eq!(image_of(&request()).unwrap(), IMAGE);
+    }
+
+    #[test]
+    fn refuses_an_image_that_is_not_the_annotated_one() {
+        // AC-25
+        let mut other = request();
+        other.storages[0].source = IMAGE.replace("aaaa", "bbbb");
+        assert!(image_of(&other).is_err());
+        let mut missing = request();
+        missing.OCI.mut_or_insert_default().Annotations.clear();
+        assert!(image_of(&missing).is_err());
+    }
+
+    #[test]
+    fn refuses_no_image_two_images_and_an_image_mounted_elsewhere() {
+        // AC-26, AC-70
+        let mut none = request();
+        none.storages.clear();
+        assert!(image_of(&none).is_err());
+        let mut two = request();
+        two.storages.push(two.storages[0].clone());
+        assert!(image_of(&two).is_err());
+        for place in ["/", "/run/kata-containers/c2/rootfs", "/run/kata-containers/c1/rootfs/../../x", ""] {
+            let mut elsewhere = request();
+            elsewhere.storages[0].mount_point = place.to_owned();
+            assert!(image_of(&elsewhere).is_err(), "{place}");
+        }
+    }
+
+    #[test]
+    fn the_type_of_a_container_is_not_up_to_one_annotation() {
+        let spec = |annotations: &[(&str, &str)]| {
+            let mut spec = oci::Spec::default();
+            for (name, value) in annotations {
+                spec.Annotations.insert((*name).to_owned(), (*value).to_owned());
+            }
+            spec
+        };
+        let (kata, cri) = (ANNOTATION_CONTAINER_TYPE, CRI_CONTAINER_TYPE);
+        assert!(is_sandbox(&spec(&[(kata, "pod_sandbox"), (cri, "sandbox")])).unwrap());
+        assert!(!is_sandbox(&spec(&[(kata, "pod_container"), (cri, "container")])).unwrap());
+        assert!(!is_sandbox(&spec(&[])).unwrap());
+        assert!(is_sandbox(&spec(&[(kata, "pod_sandbox"), (cri, "container")])).is_err());
+        assert!(is_sandbox(&spec(&[(kata, "other")])).is_err());
+    }
+}

@@ -1,0 +1,497 @@
+//! The launch plan: everything about one pod's machine as a plain value, made before anything is started.
+//!
+//! [`plan`] is pure. It reads no file and asks no kernel; whatever it needs to know of the host comes in the request.
+//! **Invariant:** pod annotations choose no binary, no file and no kernel parameter, ever; sizes only where the configuration permits it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{AllowedAnnotation, Config, VsockMode};
+use crate::cpus::{Vcpus, VcpusError};
+use crate::tee::{Tee, TeeKind, se, sim, snp, tdx};
+
+/// Annotations with this prefix ask something of the runtime.
+pub const ANNOTATION_PREFIX: &str = "io.katacontainers.config.";
+/// Annotations with this prefix ask something of the machine.
+pub const HYPERVISOR_PREFIX: &str = "io.katacontainers.config.hypervisor.";
+/// The pod's initdata: base64(gzip(TOML)).
+pub const INITDATA_ANNOTATION: &str = "io.katacontainers.config.hypervisor.cc_init_data";
+/// The vsock port the agent serves its RPCs on.
+pub const AGENT_PORT: u32 = 1024;
+/// The host-side vsock port the agent connects to when it begins to serve: readiness as an event. Nothing is read from it.
+pub const READY_PORT: u32 = 1023;
+/// The address of a guest whose vsock is carried by a process of its own: unique per process, so it may be constant.
+pub const VHOST_USER_CID: u32 = 3;
+/// Below this, kernel and agent do not come up.
+pub const MIN_MEMORY_MIB: u32 = 128;
+/// `sun_path` holds 108 bytes with its NUL.
+const MAX_SOCKET_PATH: usize = 107;
+const MIB: u64 = 1024 * 1024;
+
+/// A pod sandbox's identifier, safe as a file name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct SandboxId(String);
+
+impl SandboxId {
+    /// The identifier as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SandboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for SandboxId {
+    type Err = PlanError;
+
+    fn from_str(text: &str) -> Result<Self, PlanError> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric();
+        let edges = text.bytes().next().is_some_and(plain) && text.bytes().last().is_some_and(plain);
+        if !edges || text.len() > 76 || !text.bytes().all(|byte| plain(byte) || matches!(byte, b'.' | b'_' | b'-')) || text.contains("..") {
+            return Err(PlanError::Id(text.chars().take(80).collect()));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl<'de> Deserialize<'de> for SandboxId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The digest of the pod's initdata, before it is fitted to a TEE's field.
+#[derive(Clone, PartialEq, Eq)]
+pub struct InitdataDigest(Vec<u8>);
+
+impl InitdataDigest {
+    /// A SHA-256, SHA-384 or SHA-512 digest.
+    pub fn new(bytes: &[u8]) -> Result<Self, PlanError> {
+        if matches!(bytes.len(), 32 | 48 | 64) { Ok(Self(bytes.to_vec())) } else { Err(PlanError::DigestLength(bytes.len())) }
+    }
+
+    /// Cut or zero-padded to the width of a TEE's field.
+    #[must_use]
+    pub fn padded<const N: usize>(&self) -> [u8; N] {
+        let mut field = [0; N];
+        for (to, from) in field.iter_mut().zip(&self.0) {
+            *to = *from;
+        }
+        field
+    }
+}
+
+impl fmt::Debug for InitdataDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InitdataDigest({})", hex::encode(&self.0))
+    }
+}
+
+impl Serialize for InitdataDigest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for InitdataDigest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = hex::decode(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)?;
+        Self::new(&bytes).map_err(serde::de::Error::custom)
+    }
+}
+
+/// An Ethernet address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Mac {
+    type Err = PlanError;
+
+    fn from_str(text: &str) -> Result<Self, PlanError> {
+        let error = || PlanError::Mac(text.chars().take(32).collect());
+        let mut bytes = [0; 6];
+        hex::decode_to_slice(text.replace(':', ""), &mut bytes).map_err(|_| error())?;
+        let mac = Self(bytes);
+        if mac.to_string() == text.to_ascii_lowercase() { Ok(mac) } else { Err(error()) }
+    }
+}
+
+impl Serialize for Mac {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Mac {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A CPU limit in the kernel's terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuLimit {
+    /// Microseconds of processor time …
+    pub quota: i64,
+    /// … in each period of so many microseconds.
+    pub period: u64,
+}
+
+/// What a pod asks for, and what the host found out for it.
+#[derive(Debug, Clone)]
+pub struct PodRequest {
+    /// The pod.
+    pub sandbox_id: SandboxId,
+    /// Every annotation of the pod.
+    pub annotations: BTreeMap<String, String>,
+    /// CPU limits; they are summed.
+    pub cpu_limits: Vec<CpuLimit>,
+    /// Memory limits in bytes; they are summed.
+    pub memory_limits: Vec<u64>,
+    /// Digest of the pod's initdata. A pod without initdata has no policy and cannot start.
+    pub initdata_digest: Option<InitdataDigest>,
+    /// Addresses of the pod's interfaces, in order.
+    pub nics: Vec<Mac>,
+    /// What the host offers for vsock.
+    pub host: Host,
+}
+
+/// What the host offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Host {
+    /// A guest address reserved at `/dev/vhost-vsock`, where the host has it.
+    pub vsock_cid: Option<u32>,
+    /// Whether `/dev/vhost-net` is there.
+    pub vhost_net: bool,
+}
+
+/// How the guest's vsock is carried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "transport", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Vsock {
+    /// By a helper process: QEMU connects to `device_socket`; host-side connections go through `socket`.
+    VhostUser {
+        /// The guest's address.
+        cid: u32,
+        /// The helper's binary.
+        helper: PathBuf,
+        /// Between QEMU and the helper.
+        device_socket: PathBuf,
+        /// `CONNECT <port>` here; the guest's own connections to port P arrive at this path with `_P` appended.
+        socket: PathBuf,
+    },
+    /// By the host kernel, through an inherited `/dev/vhost-vsock` descriptor.
+    Kernel {
+        /// The guest's address.
+        cid: u32,
+    },
+}
+
+/// A disk of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// Its serial number in the guest.
+    pub id: String,
+    /// The raw image or block device.
+    pub path: PathBuf,
+    /// Whether the guest may only read it.
+    pub read_only: bool,
+}
+
+/// A network interface of the guest: a tap whose descriptor QEMU inherits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nic {
+    /// Its address: that of the pod's interface.
+    pub mac: Mac,
+    /// Whether an inherited `/dev/vhost-net` descriptor carries the packets.
+    pub vhost: bool,
+}
+
+/// Everything about one pod's machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchPlan {
+    /// The pod.
+    pub sandbox_id: SandboxId,
+    /// The QEMU binary.
+    pub qemu: PathBuf,
+    /// The protection and its parameters.
+    pub tee: Tee,
+    /// CPU model and flags.
+    pub cpu_model: String,
+    /// Number of processors; measured by SNP.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Measured firmware.
+    pub firmware: Option<PathBuf>,
+    /// Measured kernel.
+    pub kernel: PathBuf,
+    /// Measured initrd.
+    pub initrd: Option<PathBuf>,
+    /// Measured kernel command line.
+    pub cmdline: String,
+    /// Goes into the launch: HOST_DATA, MRCONFIGID, or the simulated equivalent.
+    pub initdata_digest: InitdataDigest,
+    /// How the guest's vsock is carried.
+    pub vsock: Vsock,
+    /// Disks, in order.
+    pub disks: Vec<Disk>,
+    /// Interfaces, in order.
+    pub nics: Vec<Nic>,
+    /// Where the guest's console is kept (bounded).
+    pub console_log: PathBuf,
+    /// Whether QEMU runs under its seccomp filter.
+    pub seccomp: bool,
+}
+
+/// Why a pod cannot be planned. Each says what to change.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Not a usable identifier.
+    #[error("sandbox id {0:?}: expected letters, digits, '.', '_' and '-', at most 76 of them")]
+    Id(String),
+    /// Not an Ethernet address.
+    #[error("interface address {0:?}: expected six hexadecimal bytes joined by ':'")]
+    Mac(String),
+    /// Not a digest.
+    #[error("initdata digest: expected 32, 48 or 64 bytes, found {0}")]
+    DigestLength(usize),
+    /// No initdata.
+    #[error(
+        "the pod has no initdata: set the annotation {INITDATA_ANNOTATION} (made by `kata-cc initdata`), and let containerd pass it on \
+         (`pod_annotations = [\"io.katacontainers.*\"]` of the runtime)"
+    )]
+    NoInitdata,
+    /// An annotation that affects the host.
+    #[error(
+        "annotation {name} affects the host and is not permitted for this runtime class; remove it, or add it to `allowed_annotations`"
+    )]
+    AnnotationRefused {
+        /// The annotation.
+        name: String,
+    },
+    /// An annotation nobody knows.
+    #[error("annotation {name} is not supported; known are default_vcpus, default_memory and cc_init_data under {HYPERVISOR_PREFIX}")]
+    AnnotationUnknown {
+        /// The annotation.
+        name: String,
+    },
+    /// An annotation with a value of the wrong kind.
+    #[error("annotation {name}: {problem}")]
+    AnnotationValue {
+        /// The annotation.
+        name: String,
+        /// What was expected.
+        problem: String,
+    },
+    /// CPU limits that do not add up.
+    #[error(transparent)]
+    Vcpus(#[from] VcpusError),
+    /// Too many processors.
+    #[error("the pod needs {needed} processors, this runtime class allows {allowed} (`max_vcpus`)")]
+    TooManyVcpus {
+        /// Default plus limits, rounded up.
+        needed: u32,
+        /// The bound.
+        allowed: u32,
+    },
+    /// Too much memory.
+    #[error("the pod needs {needed} MiB of memory, this runtime class allows {allowed} (`max_memory_mib`)")]
+    TooMuchMemory {
+        /// Default plus limits.
+        needed: u64,
+        /// The bound.
+        allowed: u32,
+    },
+    /// The host has no vsock device.
+    #[error("tee = \"{0}\" needs /dev/vhost-vsock, which this host does not have; load the module vhost_vsock")]
+    NoKernelVsock(TeeKind),
+    /// A socket path that no socket can have.
+    #[error("socket path {} is longer than {MAX_SOCKET_PATH} bytes; choose a shorter `run_dir`", .0.display())]
+    SocketPath(PathBuf),
+    /// A path QEMU cannot be told.
+    #[error("path {} must be UTF-8", .0.display())]
+    NotUtf8(PathBuf),
+    /// A path with a character QEMU takes as its own.
+    #[error("path {} must not contain a comma: QEMU would read an option behind it", .0.display())]
+    Comma(PathBuf),
+}
+
+/// Makes the plan of a pod's machine, or says why there cannot be one.
+pub fn plan(config: &Config, request: &PodRequest) -> Result<LaunchPlan, PlanError> {
+    let sizes = annotated_sizes(config, &request.annotations)?;
+    let vcpus = vcpus(config, sizes.vcpus.unwrap_or(config.default_vcpus), &request.cpu_limits)?;
+    let memory_mib = memory(config, sizes.memory_mib.unwrap_or(config.default_memory_mib), &request.memory_limits)?;
+    let initdata_digest = request.initdata_digest.clone().ok_or(PlanError::NoInitdata)?;
+    let dir = config.run_dir.join(request.sandbox_id.as_str());
+    let vsock = vsock(config, request.host, &dir)?;
+    let plan = LaunchPlan {
+        sandbox_id: request.sandbox_id.clone(),
+        qemu: config.qemu.clone(),
+        tee: tee(config, &dir),
+        cpu_model: config.effective_cpu_model().to_owned(),
+        vcpus,
+        memory_mib,
+        firmware: config.firmware.clone(),
+        kernel: config.kernel.clone(),
+        initrd: config.initrd.clone(),
+        cmdline: config.kernel_params.clone(),
+        initdata_digest,
+        vsock,
+        disks: vec![Disk { id: "initdata".into(), path: dir.join("initdata.img"), read_only: true }],
+        nics: request.nics.iter().map(|&mac| Nic { mac, vhost: request.host.vhost_net && config.tee != TeeKind::Sim }).collect(),
+        console_log: dir.join("console.log"),
+        seccomp: config.seccomp,
+    };
+    check_paths(&plan)?;
+    Ok(plan)
+}
+
+#[derive(Default)]
+struct AnnotatedSizes {
+    vcpus: Option<Vcpus>,
+    memory_mib: Option<u32>,
+}
+
+fn annotated_sizes(config: &Config, annotations: &BTreeMap<String, String>) -> Result<AnnotatedSizes, PlanError> {
+    let mut sizes = AnnotatedSizes::default();
+    for (name, value) in annotations.range(ANNOTATION_PREFIX.to_owned()..).take_while(|(name, _)| name.starts_with(ANNOTATION_PREFIX)) {
+        let known = match name.strip_prefix(HYPERVISOR_PREFIX) {
+            Some("cc_init_data") => continue,
+            Some("default_vcpus") => AllowedAnnotation::DefaultVcpus,
+            Some("default_memory") => AllowedAnnotation::DefaultMemory,
+            _ => return Err(PlanError::AnnotationUnknown { name: name.clone() }),
+        };
+        if !config.allowed_annotations.contains(&known) {
+            return Err(PlanError::AnnotationRefused { name: name.clone() });
+        }
+        let invalid = |problem: String| PlanError::AnnotationValue { name: name.clone(), problem };
+        match known {
+            AllowedAnnotation::DefaultVcpus => sizes.vcpus = Some(value.parse().map_err(|error: VcpusError| invalid(error.to_string()))?),
+            AllowedAnnotation::DefaultMemory => {
+                sizes.memory_mib = Some(value.parse().map_err(|_| invalid("expected a whole number of MiB".into()))?);
+            }
+        }
+    }
+    Ok(sizes)
+}
+
+fn vcpus(config: &Config, base: Vcpus, limits: &[CpuLimit]) -> Result<u32, PlanError> {
+    let mut total = base;
+    for limit in limits {
+        total = total.checked_add(Vcpus::from_quota(limit.quota, limit.period)?)?;
+    }
+    let needed = total.round_up()?;
+    if needed > config.max_vcpus { Err(PlanError::TooManyVcpus { needed, allowed: config.max_vcpus }) } else { Ok(needed) }
+}
+
+fn memory(config: &Config, base_mib: u32, limits: &[u64]) -> Result<u32, PlanError> {
+    let limits = limits.iter().fold(0_u64, |sum, &bytes| sum.saturating_add(bytes)).div_ceil(MIB);
+    // Even, because the guest's memory is mapped in 2 MiB pages.
+    let needed = u64::from(base_mib).saturating_add(limits).max(MIN_MEMORY_MIB.into());
+    let needed = needed.saturating_add(needed % 2);
+    match u32::try_from(needed) {
+        Ok(mib) if mib <= config.max_memory_mib => Ok(mib),
+        _ => Err(PlanError::TooMuchMemory { needed, allowed: config.max_memory_mib }),
+    }
+}
+
+fn vsock(config: &Config, host: Host, dir: &Path) -> Result<Vsock, PlanError> {
+    let by_process = match config.vsock {
+        VsockMode::VhostUser => true,
+        VsockMode::Kernel => false,
+        VsockMode::Auto => config.tee == TeeKind::Sim,
+    };
+    if by_process {
+        Ok(Vsock::VhostUser {
+            cid: VHOST_USER_CID,
+            helper: config.vhost_device_vsock.clone(),
+            device_socket: dir.join("vhost.sock"),
+            socket: dir.join("vsock.sock"),
+        })
+    } else {
+        let cid = host.vsock_cid.ok_or(PlanError::NoKernelVsock(config.tee))?;
+        Ok(Vsock::Kernel { cid })
+    }
+}
+
+/// The path of the host-side listener for the guest's connections to `port`.
+#[must_use]
+pub fn guest_port_socket(socket: &Path, port: u32) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(format!("_{port}"));
+    path.into()
+}
+
+fn tee(config: &Config, dir: &Path) -> Tee {
+    match (config.tee, &config.simulation) {
+        (TeeKind::Sim, Some(simulation)) => Tee::Sim(sim::Sim {
+            tee_sim: simulation.tee_sim.clone(),
+            keys: simulation.keys.clone(),
+            vcpu_type: simulation.vcpu_type.clone(),
+            guest_features: simulation.guest_features,
+            socket: guest_port_socket(&dir.join("vsock.sock"), sim::REPORT_PORT),
+        }),
+        // `Config` has checked that a simulated class has its section; without it, real protection is the safe reading.
+        (TeeKind::Sim, None) | (TeeKind::Snp, _) => {
+            let snp = config.snp.clone().unwrap_or_default();
+            Tee::Snp(snp::Snp { policy: snp.policy, cbitpos: snp.cbitpos, reduced_phys_bits: snp.reduced_phys_bits })
+        }
+        (TeeKind::Tdx, _) => Tee::Tdx(tdx::Tdx { quote_generation_socket: config.tdx.clone().unwrap_or_default().quote_generation_socket }),
+        (TeeKind::Se, _) => Tee::Se(se::Se::default()),
+    }
+}
+
+fn check_paths(plan: &LaunchPlan) -> Result<(), PlanError> {
+    let mut sockets: Vec<&Path> = Vec::new();
+    let mut in_options: Vec<&Path> = plan.disks.iter().map(|disk| disk.path.as_path()).collect();
+    let longest;
+    if let Vsock::VhostUser { device_socket, socket, .. } = &plan.vsock {
+        longest = guest_port_socket(socket, sim::REPORT_PORT);
+        sockets.extend([device_socket.as_path(), longest.as_path()]);
+        in_options.extend([device_socket.as_path(), socket.as_path()]);
+    }
+    for path in sockets {
+        if path.as_os_str().len() > MAX_SOCKET_PATH {
+            return Err(PlanError::SocketPath(path.to_owned()));
+        }
+    }
+    for path in in_options {
+        match path.to_str() {
+            None => return Err(PlanError::NotUtf8(path.to_owned())),
+            Some(text) if text.contains(',') => return Err(PlanError::Comma(path.to_owned())),
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+pub(crate) mod tests;

@@ -1,0 +1,146 @@
+//! Table tests of planning.
+
+use super::*;
+use crate::config::tests::SIM;
+
+pub(crate) fn config(extra: &str) -> Config {
+    Config::parse(&format!("{extra}\n{SIM}")).unwrap()
+}
+
+pub(crate) fn request() -> PodRequest {
+    PodRequest {
+        sandbox_id: "pod-1".parse().unwrap(),
+        annotations: BTreeMap::new(),
+        cpu_limits: Vec::new(),
+        memory_limits: Vec::new(),
+        initdata_digest: Some(InitdataDigest::new(&[0xab; 32]).unwrap()),
+        nics: Vec::new(),
+        host: Host { vsock_cid: None, vhost_net: false },
+    }
+}
+
+#[test]
+fn sizes_a_machine_from_its_limits() {
+    /// Quota and period of each limit, memory limits in MiB; processors and MiB to come out.
+    type Case = (&'static [(i64, u64)], &'static [u64], u32, u32);
+    let table: [Case; 6] = [
+        (&[], &[], 1, 256),
+        (&[(75_000, 100_000), (25_000, 100_000)], &[], 1, 256),
+        (&[(75_000, 100_000), (120_000, 100_000)], &[128], 2, 384),
+        (&[(10_000, 100_000); 10], &[1, 1, 1], 1, 260),
+        (&[(100_000, 100_000)], &[100, 101], 1, 458),
+        (&[(300_000, 100_000)], &[], 3, 256),
+    ];
+    for (cpus, memory, vcpus, memory_mib) in table {
+        let mut request = request();
+        request.cpu_limits = cpus.iter().map(|&(quota, period)| CpuLimit { quota, period }).collect();
+        request.memory_limits = memory.iter().map(|mib| mib * MIB).collect();
+        let plan = plan(&config(""), &request).unwrap();
+        assert_eq!((plan.vcpus, plan.memory_mib), (vcpus, memory_mib), "{cpus:?} {memory:?}");
+    }
+}
+
+#[test]
+fn a_machine_never_gets_less_memory_than_it_boots_with() {
+    let config = Config::parse(&SIM.replace("default_memory_mib = 256", "default_memory_mib = 1")).unwrap();
+    assert_eq!(plan(&config, &request()).unwrap().memory_mib, MIN_MEMORY_MIB);
+}
+
+#[test]
+fn refuses_a_machine_beyond_the_class_bounds() {
+    let mut big = request();
+    big.cpu_limits = vec![CpuLimit { quota: 500_000, period: 100_000 }];
+    assert_eq!(plan(&config("max_vcpus = 4"), &big), Err(PlanError::TooManyVcpus { needed: 5, allowed: 4 }));
+    let mut big = request();
+    big.memory_limits = vec![u64::MAX, u64::MAX];
+    assert!(matches!(plan(&config("max_memory_mib = 4096"), &big), Err(PlanError::TooMuchMemory { .. })));
+}
+
+#[test]
+fn ac_66_annotations_that_affect_the_host_are_refused_unless_permitted() {
+    let with = |name: &str, value: &str| {
+        let mut request = request();
+        request.annotations.insert(format!("{HYPERVISOR_PREFIX}{name}"), value.into());
+        request
+    };
+    for name in ["path", "kernel", "kernel_params", "firmware", "initrd", "machine_type", "entropy_source", ""] {
+        assert!(matches!(plan(&config(""), &with(name, "/tmp/x")), Err(PlanError::AnnotationUnknown { .. })), "{name}");
+    }
+    assert!(matches!(plan(&config(""), &with("default_vcpus", "2")), Err(PlanError::AnnotationRefused { .. })));
+    assert!(matches!(plan(&config(""), &with("default_memory", "2048")), Err(PlanError::AnnotationRefused { .. })));
+    let permitted = config("allowed_annotations = [\"default_vcpus\", \"default_memory\"]");
+    assert_eq!(plan(&permitted, &with("default_vcpus", "1.5")).unwrap().vcpus, 2);
+    assert_eq!(plan(&permitted, &with("default_memory", "2048")).unwrap().memory_mib, 2048);
+    assert!(matches!(plan(&permitted, &with("default_memory", "2G")), Err(PlanError::AnnotationValue { .. })));
+    let mut runtime = request();
+    runtime.annotations.insert("io.katacontainers.config.runtime.sandbox_bind_mounts".into(), "/etc".into());
+    assert!(matches!(plan(&permitted, &runtime), Err(PlanError::AnnotationUnknown { .. })));
+}
+
+#[test]
+fn annotations_of_others_and_initdata_are_no_concern() {
+    let mut request = request();
+    request.annotations.insert(INITDATA_ANNOTATION.into(), "x".into());
+    request.annotations.insert("io.kubernetes.cri.container-type".into(), "sandbox".into());
+    request.annotations.insert("zzz".into(), String::new());
+    plan(&config(""), &request).unwrap();
+}
+
+#[test]
+fn refuses_a_pod_without_initdata() {
+    let mut request = request();
+    request.initdata_digest = None;
+    assert_eq!(plan(&config(""), &request), Err(PlanError::NoInitdata));
+}
+
+#[test]
+fn refuses_identifiers_that_are_paths() {
+    for id in ["", ".", "..", "a/b", "../x", "a..b", "-a", "a-", "a b", &"a".repeat(77)] {
+        assert!(id.parse::<SandboxId>().is_err(), "{id:?}");
+    }
+}
+
+#[test]
+fn refuses_sockets_no_socket_can_have_and_paths_qemu_would_misread() {
+    let long = format!("run_dir = \"/{}\"", "r".repeat(100));
+    assert!(matches!(plan(&config(&long), &request()), Err(PlanError::SocketPath(_))));
+    assert!(matches!(plan(&config("run_dir = \"/run/a,b\""), &request()), Err(PlanError::Comma(_))));
+    let mut longest = request();
+    longest.sandbox_id = "f".repeat(64).parse().unwrap();
+    plan(&config(""), &longest).unwrap();
+}
+
+#[test]
+fn real_tees_need_the_kernels_vsock() {
+    let config = Config::parse("tee = \"snp\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"\n").unwrap();
+    assert_eq!(plan(&config, &request()), Err(PlanError::NoKernelVsock(TeeKind::Snp)));
+    let mut request = request();
+    request.host.vsock_cid = Some(77);
+    assert_eq!(plan(&config, &request).unwrap().vsock, Vsock::Kernel { cid: 77 });
+}
+
+#[test]
+fn plans_survive_serialisation() {
+    let mut request = request();
+    request.nics = vec!["02:42:ac:11:00:02".parse().unwrap()];
+    let plan = plan(&config(""), &request).unwrap();
+    let json = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<LaunchPlan>(&json).unwrap(), plan);
+    assert!(serde_json::from_str::<LaunchPlan>(&json.replacen("\"qemu\"", "\"qemv\"", 1)).is_err());
+}
+
+#[test]
+fn digests_are_cut_or_padded_to_the_field() {
+    let digest = InitdataDigest::new(&[1; 48]).unwrap();
+    assert_eq!(digest.padded::<32>(), [1; 32]);
+    assert_eq!(digest.padded::<64>()[48..], [0; 16]);
+    assert_eq!(InitdataDigest::new(&[1; 20]), Err(PlanError::DigestLength(20)));
+}
+
+#[test]
+fn reads_ethernet_addresses_strictly() {
+    assert_eq!("02:42:AC:11:00:02".parse::<Mac>().unwrap().to_string(), "02:42:ac:11:00:02");
+    for text in ["", "0242ac110002", "02:42:ac:11:00", "02:42:ac:11:00:02:03", "024:2a:c1:10:00:2"] {
+        assert!(text.parse::<Mac>().is_err(), "{text:?}");
+    }
+}

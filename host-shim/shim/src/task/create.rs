@@ -1,0 +1,144 @@
+//! Create: the machine where the container owns one, then the container in the guest.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
+use containerd_shim_protos::shim::shim::CreateTaskRequest;
+use kata_cc_agent_protocol::rpc::agent::{CreateContainerRequest, Storage};
+use kata_cc_agent_protocol::{ANNOTATION_IMAGE_NAME, CONTAINER_DIR, DRIVER_IMAGE_GUEST_PULL};
+use kata_cc_vmm::config::Config;
+use kata_cc_vmm::plan::SandboxId;
+use protobuf::MessageField;
+use serde_json::json;
+
+use super::pid;
+use crate::config;
+use crate::error::Error;
+use crate::kind::Kind;
+use crate::oci::Spec;
+use crate::pod::{Container, Pod};
+use crate::process::Process;
+use crate::sandbox::Sandbox;
+use crate::stdio::{ProcessId, StdioPaths};
+use crate::volumes;
+
+const CRIO_IMAGE_NAME: &str = "io.kubernetes.cri-o.ImageName";
+/// Where the kubelet mounts the file for a container's last words.
+const TERMINATION_LOG: &str = "/dev/termination-log";
+const BUNDLE_ANNOTATION: &str = "io.katacontainers.pkg.oci.bundle_path";
+
+/// Creates a container, and the pod's machine with the container that owns it.
+pub(super) async fn create(pod: Arc<Pod>, request: CreateTaskRequest) -> Result<(), Error> {
+    // The name becomes part of paths, here and in the guest.
+    let id: SandboxId = request.id.parse()?;
+    if pod.container(&request.id).is_ok() {
+        return Err(Error::Exists(format!("container {id}")));
+    }
+    let bundle = PathBuf::from(&request.bundle);
+    let spec = Spec::load(&bundle)?;
+    let kind = Kind::of(&spec.annotations)?;
+    let sandbox = if kind.owns_machine() { start_machine(&pod, &request, id, &kind, &spec).await? } else { pod.sandbox().await? };
+    let created = create_in_guest(&pod, &request, bundle, kind.clone(), &spec, sandbox).await;
+    if created.is_err() && kind.owns_machine() {
+        pod.stop_sandbox().await;
+    }
+    created
+}
+
+async fn start_machine(
+    pod: &Arc<Pod>,
+    request: &CreateTaskRequest,
+    id: SandboxId,
+    kind: &Kind,
+    spec: &Spec,
+) -> Result<Arc<Sandbox>, Error> {
+    let mut place = pod.sandbox_place().await;
+    if place.is_some() {
+        return Err(Error::State("this shim has a machine already; a second pod needs a shim of its own".into()));
+    }
+    let config = Config::load(&config::path(request.options.as_ref())?)?;
+    config::remember_run_dir(Path::new(&request.bundle), &config.run_dir).map_err(Error::host("cannot write to the bundle"))?;
+    let sandbox = Sandbox::start(config, id, kind, spec).await?;
+    pod.watch(&sandbox);
+    *place = Some(Arc::clone(&sandbox));
+    Ok(sandbox)
+}
+
+async fn create_in_guest(
+    pod: &Arc<Pod>,
+    request: &CreateTaskRequest,
+    bundle: PathBuf,
+    kind: Kind,
+    spec: &Spec,
+    sandbox: Arc<Sandbox>,
+) -> Result<(), Error> {
+    let begin = Instant::now();
+    let random = std::iter::repeat_with(volumes::random_hex).take(spec.mounts.len()).collect::<Result<Vec<_>, _>>();
+    let mut random = random.map_err(Error::host("cannot read /dev/urandom"))?.into_iter();
+    let volumes = volumes::plan(&kind, &request.id, &spec.mounts, || random.next().unwrap_or_default(), volumes::is_tmpfs);
+    let mut storages: Vec<Storage> = volumes.storages.iter().map(volumes::LocalVolume::to_wire).collect();
+    if kind != Kind::Sandbox {
+        storages.insert(0, image_storage(&request.id, spec)?);
+    }
+    for copy in &volumes.copies {
+        copy.send(sandbox.agent()).await?;
+    }
+    let mut guest_spec = spec.to_wire(&volumes.mounts);
+    guest_spec.Annotations.extend([kind.annotation(), (BUNDLE_ANNOTATION.to_owned(), bundle.display().to_string())]);
+    let question = CreateContainerRequest {
+        container_id: request.id.clone(),
+        OCI: MessageField::some(guest_spec),
+        storages,
+        // A pid namespace with a path is one that others are in: the pod shares its processes.
+        sandbox_pidns: spec.namespace("pid").is_some_and(|namespace| !namespace.path.is_empty()),
+        ..Default::default()
+    };
+    let agent = sandbox.agent();
+    agent.client().create_container(agent.create_context(), &question).await?;
+    sandbox.timeline().record(format!("create container {}", request.id), begin);
+
+    let stdio = StdioPaths {
+        stdin: request.stdin.clone(),
+        stdout: request.stdout.clone(),
+        stderr: request.stderr.clone(),
+        terminal: request.terminal,
+    };
+    let init = Process::new(ProcessId { container: request.id.clone(), exec: String::new() }, stdio, None);
+    let last_words = spec.mounts.iter().find(|mount| mount.destination == TERMINATION_LOG).map(|mount| PathBuf::from(&mount.source));
+    pod.add(Container::new(request.id.clone(), bundle, kind, sandbox, init, last_words))?;
+    let io = TaskIO {
+        stdin: request.stdin.clone(),
+        stdout: request.stdout.clone(),
+        stderr: request.stderr.clone(),
+        terminal: request.terminal,
+        ..Default::default()
+    };
+    let event = TaskCreate {
+        container_id: request.id.clone(),
+        bundle: request.bundle.clone(),
+        rootfs: request.rootfs.clone(),
+        io: MessageField::some(io),
+        pid: pid(),
+        ..Default::default()
+    };
+    pod.events.publish(event);
+    Ok(())
+}
+
+/// Tells the agent which image to pull. The root file system containerd offers is not used: the host has no say in what runs.
+fn image_storage(container: &str, spec: &Spec) -> Result<Storage, Error> {
+    let image = spec.annotations.get(ANNOTATION_IMAGE_NAME).or_else(|| spec.annotations.get(CRIO_IMAGE_NAME)).ok_or_else(|| {
+        Error::Invalid(format!("container {container} names no image: the annotation {ANNOTATION_IMAGE_NAME} is missing"))
+    })?;
+    let metadata = json!({"metadata": spec.annotations});
+    Ok(Storage {
+        driver: DRIVER_IMAGE_GUEST_PULL.into(),
+        driver_options: vec![format!("{DRIVER_IMAGE_GUEST_PULL}={metadata}")],
+        source: image.clone(),
+        fstype: "overlay".into(),
+        mount_point: format!("{CONTAINER_DIR}/{container}/rootfs"),
+        ..Default::default()
+    })
+}

@@ -1,0 +1,135 @@
+//! `kata-cc measure`: the launch measurement of a guest, computed before it exists.
+//!
+//! The digest printed here is what the owner registers as reference value; hardware reports the same for a guest launched from
+//! these bytes and no others.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use base64::Engine as _;
+use clap::{Subcommand, ValueEnum};
+use kata_cc_firmware::measure::snp::{CpuModel, KernelHashes, LaunchDigest, SnpFirmware, SnpVcpus, Vmm};
+
+use crate::output::{self, Format, Outcome, show};
+
+/// Which TEE's measurement.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// AMD SEV-SNP: the 48-byte launch digest, in hex on stdout.
+    Snp(Snp),
+}
+
+/// Arguments of `measure snp`.
+#[derive(clap::Args)]
+pub(crate) struct Snp {
+    /// Firmware image (OVMF, AmdSev build).
+    #[arg(long, value_name = "FILE")]
+    ovmf: PathBuf,
+    /// Kernel, for QEMU's kernel-hashes=on.
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Initrd.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
+    /// Kernel command line.
+    #[arg(long, value_name = "TEXT", requires = "kernel")]
+    append: Option<String>,
+    /// Number of vCPUs.
+    #[arg(long, value_name = "N")]
+    vcpus: u32,
+    /// CPU model as QEMU names it, such as EPYC-v4. Only QEMU lets it into the measurement.
+    #[arg(long, value_name = "MODEL", required_if_eq("vmm", "QEMU"))]
+    vcpu_type: Option<String>,
+    /// SEV_FEATURES: 0x1 is SEV-SNP alone.
+    #[arg(long, value_name = "HEX", default_value = "0x1", value_parser = parse_features)]
+    guest_features: u64,
+    /// Who launches the guest: QEMU, ec2 or gce.
+    #[arg(long, value_name = "NAME", default_value = "QEMU")]
+    vmm: String,
+    /// Print the digests for 1 to N vCPUs, one a line, instead of the one for N.
+    #[arg(long)]
+    each_vcpu_count: bool,
+    /// Form of the digest on stdout.
+    #[arg(long, value_enum, default_value_t = Encoding::Hex)]
+    output_format: Encoding,
+    /// Explain on stderr what was measured.
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+/// Forms of a digest.
+#[derive(Clone, Copy, ValueEnum)]
+enum Encoding {
+    /// Lower-case hexadecimal.
+    Hex,
+    /// Standard base64.
+    Base64,
+}
+
+impl Encoding {
+    fn encode(self, digest: &LaunchDigest) -> String {
+        match self {
+            Encoding::Hex => hex::encode(digest.as_bytes()),
+            Encoding::Base64 => base64::engine::general_purpose::STANDARD.encode(digest.as_bytes()),
+        }
+    }
+}
+
+fn parse_features(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| format!("expected a number such as 0x1, found {text:?}"))
+}
+
+pub(crate) fn run(command: &Command, format: Format) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Snp(args) => snp(args, format),
+    }
+}
+
+fn snp(args: &Snp, format: Format) -> anyhow::Result<Outcome> {
+    let vmm: Vmm = args.vmm.parse()?;
+    let vcpu_type: CpuModel = match (&args.vcpu_type, vmm) {
+        (Some(name), _) => name.parse()?,
+        (None, Vmm::Qemu) => bail!("QEMU's guests are measured with their CPU model; give --vcpu-type, such as EPYC-v4"),
+        // Not part of the measurement there; any will do.
+        (None, _) => "EPYC".parse()?,
+    };
+    let firmware = SnpFirmware::read(&args.ovmf).with_context(|| format!("cannot measure {}", args.ovmf.display()))?;
+    let kernel = match &args.kernel {
+        Some(kernel) => Some(KernelHashes::of_files(kernel, args.initrd.as_deref(), args.append.as_deref().unwrap_or_default())?),
+        None => None,
+    };
+    let launch = SnpVcpus { kernel: kernel.as_ref(), vcpus: args.vcpus, vcpu_type, guest_features: args.guest_features, vmm };
+    let digests = firmware.digests_per_vcpu_count(&launch)?;
+    let Some(last) = digests.last() else { bail!("no vCPUs, no digest; expected --vcpus 1 or more") };
+
+    if args.verbose {
+        let show = |path: &Option<PathBuf>| path.as_ref().map_or("none".to_owned(), |p| p.display().to_string());
+        output::note(format, format!("firmware        {} ({} metadata sections)", args.ovmf.display(), firmware.sections().len()));
+        output::note(format, format!("kernel          {} (checked by the firmware: {})", show(&args.kernel), firmware.checks_kernel()));
+        output::note(format, format!("initrd          {}", show(&args.initrd)));
+        output::note(format, format!("command line    {:?}", args.append.as_deref().unwrap_or_default()));
+        output::note(
+            format,
+            format!("vCPUs           {} x {vcpu_type}, guest features {:#x}, launched by {vmm}", args.vcpus, args.guest_features),
+        );
+    }
+    let encode = |digest: &LaunchDigest| args.output_format.encode(digest);
+    let mut result = serde_json::json!({
+        "digest": encode(last),
+        "vcpus": args.vcpus,
+        "vcpu_type": vcpu_type.to_string(),
+        "guest_features": format!("{:#x}", args.guest_features),
+        "vmm": vmm.to_string(),
+    });
+    if args.each_vcpu_count {
+        result["digests"] = digests.iter().map(encode).collect();
+    }
+    show(format, "measure.snp", &result, || {
+        if args.each_vcpu_count { digests.iter().map(|d| encode(d) + "\n").collect() } else { encode(last) }
+    })?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,66 @@
+//! The commands, one file each.
+
+mod check;
+mod completions;
+mod image;
+mod initdata;
+mod kbs;
+mod measure;
+mod policy;
+mod timeline;
+mod verify;
+
+use clap::Subcommand;
+
+use crate::output::{Format, Outcome};
+
+/// What to do.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Look whether this host can run confidential pods, and say what is missing.
+    Check(check::Args),
+    /// Compute the launch measurement of a guest before it exists.
+    #[command(subcommand)]
+    Measure(measure::Command),
+    /// Encrypt images and make the keys for it.
+    #[command(subcommand)]
+    Image(image::Command),
+    /// Sign, verify and try out agent policies.
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Build and read initdata, the part of a pod the hardware measures.
+    #[command(subcommand)]
+    Initdata(initdata::Command),
+    /// Administer a key broker.
+    Kbs(kbs::Args),
+    /// Verify evidence without a broker.
+    #[command(subcommand)]
+    Verify(verify::Command),
+    /// Show what a pod's start spent its time on.
+    Timeline(timeline::Args),
+    /// Print a completion script for a shell.
+    Completions(completions::Args),
+}
+
+/// Carries out a command.
+pub(crate) fn run(command: Command, format: Format) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Check(args) => check::run(&args, format),
+        Command::Measure(command) => measure::run(&command, format),
+        Command::Image(command) => image::run(command, format),
+        Command::Policy(command) => policy::run(&command, format),
+        Command::Initdata(command) => initdata::run(&command, format),
+        Command::Kbs(args) => kbs::run(args, format),
+        Command::Verify(command) => verify::run(&command, format),
+        Command::Timeline(args) => timeline::run(&args, format),
+        Command::Completions(args) => completions::run(&args),
+    }
+}
+
+/// Runs a command that talks to the network.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    // A second call finds the provider installed, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(future)
+}

@@ -1,2 +1,137 @@
-//! Placeholder while the crate is laid out.
-fn main() {}
+//! `cargo xtask`: the only build tool a person types. CI calls the same commands.
+//!
+//! It prepares a machine, builds guest image and host binaries into one directory, and runs the demo, the benches and
+//! the tests on that. Everything it makes is below the cache directory (`.kata-cc-cache`, or KATA_CC_CACHE) and the
+//! target directories; the only thing it changes elsewhere is to install Debian packages that are missing, after
+//! saying which.
+
+mod artifacts;
+mod check;
+mod context;
+mod guest;
+mod kernel;
+mod lab;
+mod oracle;
+mod process;
+mod repro;
+mod setup;
+mod summary;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use artifacts::Profile;
+use context::Context;
+
+/// Builds and tests kata-cc.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Prepare this machine: Debian packages, unpacked tools, the vsock helper. No service is started or stopped
+    Setup {
+        /// Say what is missing and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Build the guest: kernel, agent, initrds, firmware of the simulation
+    Image {
+        /// Copy the result here as well
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Build everything but the kernel twice, in two places, and compare byte for byte
+        #[arg(long)]
+        verify: bool,
+    },
+    /// Build the host binaries
+    Build {
+        #[command(flatten)]
+        profile: Profile,
+    },
+    /// The main job and ten attacks on it, for real, on this machine
+    Demo {
+        #[command(flatten)]
+        profile: Profile,
+        #[command(flatten)]
+        lab: lab::Args,
+    },
+    /// Measure
+    Bench {
+        #[command(subcommand)]
+        bench: Bench,
+    },
+    /// Everything that must hold before a change lands; ends with a table
+    Test {
+        #[command(flatten)]
+        profile: Profile,
+        #[command(flatten)]
+        options: check::TestOptions,
+    },
+    /// The compiler's and clippy's opinion, warnings being errors
+    Check,
+    /// Format the source
+    Fmt,
+    /// Compare launch digests with those of sev-snp-measure, on random launches
+    Oracle {
+        /// Repeat a run
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How many launches
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        cases: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Start of an attested pod against a bare boot of the same kernel
+    Start {
+        #[command(flatten)]
+        profile: Profile,
+        #[command(flatten)]
+        lab: lab::Args,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let cx = Context::open()?;
+    match command {
+        Command::Setup { dry_run: true } => setup::report(&cx)?,
+        Command::Setup { dry_run: false } => setup::all(&cx)?,
+        Command::Image { out, verify } => {
+            let artifacts = guest::image(&cx)?;
+            if verify {
+                repro::check(&cx)?;
+            }
+            if let Some(out) = out {
+                artifacts.copy_guest(&out)?;
+            }
+        }
+        Command::Build { profile } => artifacts::host(&cx, profile)?,
+        Command::Demo { profile, lab } => return lab::run(&cx, profile, "demo", &lab),
+        Command::Bench { bench: Bench::Start { profile, lab } } => return lab::run(&cx, profile, "bench", &lab),
+        Command::Test { profile, options } => return check::test(&cx, profile, &options),
+        Command::Check => check::clippy(&cx)?,
+        Command::Fmt => check::fmt(&cx)?,
+        Command::Oracle { seed, cases } => println!("{}", oracle::run(&cx, seed, cases)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,122 @@
+//! Formatting, lints and the whole test run.
+
+use std::fs;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::artifacts::{Artifacts, Profile};
+use crate::context::Context;
+use crate::setup::unpacked;
+use crate::summary::{Outcome, Summary, read_closing_line, read_test_log};
+use crate::{lab, oracle, repro, setup};
+
+/// What of the test run to leave out.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TestOptions {
+    /// Only what needs neither guest image nor virtual machine: format, lints, unit tests, launch digests
+    #[arg(long)]
+    quick: bool,
+}
+
+/// Random launches compared in a test run.
+const ORACLE_CASES: u32 = 200;
+
+/// Versions of containerd besides the machine's own, and where each is unpacked.
+const FURTHER_CONTAINERD: &[(&str, &str)] = &[("1.7", "containerd-1.7"), ("2.1", "containerd-2.1")];
+
+/// Formats.
+pub(crate) fn fmt(cx: &Context) -> Result<()> {
+    cx.run.logged("format", cx.cargo().args(["fmt", "--all"])).map(drop)
+}
+
+/// Lints.
+pub(crate) fn clippy(cx: &Context) -> Result<()> {
+    let mut cargo = cx.cargo();
+    cx.run.logged("clippy", cargo.args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])).map(drop)
+}
+
+/// Everything; goes on after a failure, so that one run tells all.
+pub(crate) fn test(cx: &Context, profile: Profile, options: &TestOptions) -> Result<ExitCode> {
+    setup::all(cx)?;
+    let mut summary = Summary::default();
+    step(cx, &mut summary, "format", |_| {
+        cx.run.logged("format check", cx.cargo().args(["fmt", "--all", "--check"]))?;
+        Ok(Outcome::Passed(1))
+    })?;
+    step(cx, &mut summary, "lints", |_| clippy(cx).map(|()| Outcome::Passed(1)))?;
+    step(cx, &mut summary, "unit tests", |summary| unit_tests(cx, summary))?;
+    step(cx, &mut summary, "launch digests against sev-snp-measure", |_| {
+        Ok(match oracle::prepare(cx)? {
+            Err(why) => Outcome::Skipped(why),
+            Ok(_) => {
+                println!("{}", oracle::run(cx, None, ORACLE_CASES)?);
+                Outcome::Passed(ORACLE_CASES.into())
+            }
+        })
+    })?;
+    if options.quick {
+        summary.skip("--quick: guest image, reproducibility, end-to-end tests".into());
+    } else {
+        let mut built = None;
+        step(cx, &mut summary, "build", |_| {
+            built = Some(lab::prepare(cx, profile)?);
+            Ok(Outcome::Passed(1))
+        })?;
+        if let Some(artifacts) = built {
+            step(cx, &mut summary, "reproducible initrds", |_| repro::check(cx).map(|()| Outcome::Passed(1)))?;
+            step(cx, &mut summary, "end to end", |_| end_to_end(cx, &artifacts, "end to end", &[]))?;
+            for (version, directory) in FURTHER_CONTAINERD {
+                let name = format!("end to end, containerd {version}");
+                step(cx, &mut summary, &name, |_| {
+                    if !unpacked::PACKAGES.iter().any(|p| p.directory == *directory && p.is_there(cx)) {
+                        return Ok(Outcome::Skipped(format!("Debian's containerd {version} could not be fetched")));
+                    }
+                    end_to_end(cx, &artifacts, &name, &["--short", "--containerd", version])
+                })?;
+            }
+        }
+    }
+    print!("{summary}");
+    Ok(if summary.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn step(cx: &Context, summary: &mut Summary, name: &str, work: impl FnOnce(&mut Summary) -> Result<Outcome>) -> Result<()> {
+    let started = Instant::now();
+    let outcome = match work(summary) {
+        Ok(outcome) => outcome,
+        // A person who pressed Ctrl-C wants the end, not the next step.
+        Err(error) if cx.run.is_interrupted() => return Err(error),
+        Err(error) => Outcome::Failed(0, 1, format!("{error:#}")),
+    };
+    summary.add(name, outcome, started.elapsed());
+    Ok(())
+}
+
+fn unit_tests(cx: &Context, summary: &mut Summary) -> Result<Outcome> {
+    let mut cargo = cx.cargo();
+    // Shown output, because tests say there what they had to skip.
+    cargo.args(["test", "--locked", "--workspace", "--no-fail-fast", "--", "--show-output"]);
+    let (status, log) = cx.run.tried("unit tests", &mut cargo)?;
+    let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+    let (passed, failed, skipped) = read_test_log(&text);
+    skipped.into_iter().for_each(|what| summary.skip(what));
+    if status.success() && failed == 0 {
+        return Ok(Outcome::Passed(passed));
+    }
+    let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED")).collect();
+    let why = if names.is_empty() { "did not build".to_owned() } else { names.join(", ") };
+    Ok(Outcome::Failed(passed, failed.max(1), format!("{why}; the whole log is {}", log.display())))
+}
+
+fn end_to_end(cx: &Context, artifacts: &Artifacts, name: &str, arguments: &[&str]) -> Result<Outcome> {
+    let (status, log) = cx.run.tried(name, lab::command(artifacts, "e2e").args(arguments))?;
+    let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+    print!("{text}");
+    let (passed, failed) = read_closing_line(&text).unwrap_or((0, 0));
+    if status.success() && failed == 0 && passed > 0 {
+        return Ok(Outcome::Passed(passed));
+    }
+    Ok(Outcome::Failed(passed, failed.max(1), format!("{status}; its output is above and in {}", log.display())))
+}

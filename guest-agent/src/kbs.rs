@@ -187,8 +187,9 @@ impl Broker {
         let mut pause = FIRST_PAUSE;
         for _ in 1..TRIES {
             match self.try_send(request).await {
-                // Only what has not reached the broker is sent again: a nonce must not be answered twice.
-                Err(BrokerError::Http(error)) if error.is_connect() => {
+                // What has not reached the broker is sent again. So is what may be asked twice, when the connection broke before the
+                // answer; an attestation may not, since a nonce is answered once.
+                Err(BrokerError::Http(error)) if error.is_connect() || (error.is_request() && !request.path.ends_with("/attest")) => {
                     tracing::info!("the key broker cannot be reached yet");
                     tokio::time::sleep(pause).await;
                     pause *= 2;

@@ -96,10 +96,11 @@ async fn run(config: Config, timeline: Arc<Timeline>) -> anyhow::Result<()> {
     let reaper = Arc::new(Reaper::default());
     tokio::spawn(Arc::clone(&reaper).run());
     let network = Network::open()?;
-    network.loopback_up().await?;
     timeline.mark("runtime");
-    let (groups, prepared) = tokio::join!(init::control_groups(), prepare(config, network, reaper, Arc::clone(&timeline)));
+    let (groups, loopback, prepared) =
+        tokio::join!(init::control_groups(), network.loopback_up(), prepare(config, network.clone(), reaper, Arc::clone(&timeline)));
     groups.context("cannot bring the guest up")?;
+    loopback?;
     match prepared {
         Ok(guest) => {
             let guest = Arc::new(guest);

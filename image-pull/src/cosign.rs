@@ -41,7 +41,7 @@ pub enum SignatureError {
         what: &'static str,
     },
     /// There is none.
-    #[error("{image} is not signed: no {tag} in its repository")]
+    #[error("{image} is not signed: expected a cosign signature, found no {tag} in its repository")]
     Unsigned {
         /// The image.
         image: String,
@@ -316,4 +316,40 @@ pub fn sign(image: &Reference, digest: &Digest, key_pem: &Secret, existing: Opti
         "layers": layers,
     });
     Ok(Signed { payload, config, manifest: manifest.to_string().into_bytes() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made by cosign 2.5.0, `cosign sign --key … --tlog-upload=false`, against a registry on the loopback.
+    const PAYLOAD: &str = r#"{"critical":{"identity":{"docker-reference":"127.0.0.1:5533/team/app"},"image":{"docker-manifest-digest":"sha256:ad0315ff8bf4ba8a9fa33b196b95364011232c8498801910e6ca3ae5e61d01c5"},"type":"cosign container image signature"},"optional":null}"#;
+    const SIGNATURE: &str = "MEQCIAaWax2mPMgAQLjYEtxPB8CHmNZuvJYi4QKFzf/C9FZ3AiAve3FtjcJHs0PvS7ZAUG323TR46/iIx74nlkT6sp94dQ==";
+    const KEY: &str = "-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEqrhgVlHITV4Sh0qK7f1OYd4/9R5A
+jRZPDHk3HrSxfg0o7bWvF8352jYi5seSsxQqoAnYDsk+qWcX5hNun0skIA==
+-----END PUBLIC KEY-----
+";
+
+    #[test]
+    fn a_signature_made_by_cosign_counts_and_every_alteration_of_it_does_not() {
+        let key = [PublicKey::from_pem(KEY.as_bytes()).unwrap()];
+        let digest: Digest = PAYLOAD.split('"').find(|part| part.starts_with("sha256:")).unwrap().parse().unwrap();
+        let image = Reference::at_digest(&"127.0.0.1:5533/team/app".parse().unwrap(), digest);
+        let good = || Offered { payload: PAYLOAD.as_bytes().to_vec(), signature: BASE64.decode(SIGNATURE).unwrap() };
+        let verdict = |offered: &Offered| counts(offered, &key, &SignedIdentity::RepoDigestOrExact, &image, &digest);
+        verdict(&good()).unwrap();
+        for at in 0..PAYLOAD.len() {
+            let mut offered = good();
+            offered.payload[at] ^= 1;
+            assert!(verdict(&offered).is_err(), "byte {at} of the payload");
+        }
+        for at in 0..good().signature.len() {
+            let mut offered = good();
+            offered.signature[at] ^= 1;
+            assert!(verdict(&offered).is_err(), "byte {at} of the signature");
+        }
+        let other = Digest::of(b"other");
+        assert!(counts(&good(), &key, &SignedIdentity::RepoDigestOrExact, &image.at_digest(other), &other).is_err());
+    }
 }

@@ -25,13 +25,15 @@ pub fn allowed(
     rego::allows(rego, token.claims(), &data)
 }
 
-/// What a guest is told of a refusal: names of the claims that do not affirm, no values.
+/// What a guest is told of a refusal: the claims that do not affirm and their tier, which its own token says too, but no values.
 pub fn failing_claims(token: &VerifiedToken) -> Vec<String> {
     let mut names = Vec::new();
     for (submod, appraisal) in &token.ear().submods {
         for (name, value) in appraisal.trust_vector.claims() {
-            if Status::of_claim(value) > Status::Affirming {
-                names.push(format!("{submod}/{name}"));
+            let tier = Status::of_claim(value);
+            if tier > Status::Affirming {
+                let tier = serde_json::to_value(tier).unwrap_or_default();
+                names.push(format!("{submod}/{name} {}", tier.as_str().unwrap_or_default()));
             }
         }
     }

@@ -211,11 +211,17 @@ pub(crate) async fn serve(service: Arc<Service>) -> ttrpc::Result<Server> {
     Ok(server)
 }
 
-/// Writes one byte to the host's readiness port. Nothing depends on it, so its failure is not one of ours.
+/// How often to try to say so: the kernel gives up on a vsock connection after 2 s, which a starved host can exceed.
+const READY_TRIES: usize = 8;
+
+/// Writes one byte to the host's readiness port. Nothing of ours depends on it, so its failure is not one of ours.
 async fn tell_ready() {
-    if let Ok(mut host) = Socket::connect(format!("vsock://2:{READY_VSOCK_PORT}")).await {
-        let _ = host.write_all(&[1]).await;
-        let _ = host.shutdown().await;
+    for _ in 0..READY_TRIES {
+        if let Ok(mut host) = Socket::connect(format!("vsock://2:{READY_VSOCK_PORT}")).await {
+            let _ = host.write_all(&[1]).await;
+            let _ = host.shutdown().await;
+            return;
+        }
     }
 }
 

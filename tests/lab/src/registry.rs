@@ -80,7 +80,10 @@ impl Registry {
     }
 }
 
-/// Builds an OCI layout with a two-layer image of busybox (`app`) and a nearly empty one (`pause`) by umoci.
+/// The lab's images of the workload: one that is as it should be, and what attacks need.
+pub(crate) const APPS: [&str; 5] = ["good", "unsigned", "other-signer", "flipped", "forbidden"];
+
+/// Builds an OCI layout with a two-layer image of busybox (one tag for each of [`APPS`]) and a nearly empty one (`pause`) by umoci.
 pub(crate) fn build_images(work: &Path) -> Result<PathBuf> {
     let layout = work.join("layout");
     let image = format!("{}:app", layout.display());
@@ -93,7 +96,7 @@ pub(crate) fn build_images(work: &Path) -> Result<PathBuf> {
     fs::create_dir_all(base.join("tmp"))?;
     fs::copy("/bin/busybox", base.join("bin/busybox")).context("busybox-static is not installed")?;
     fs::set_permissions(base.join("bin/busybox"), fs::Permissions::from_mode(0o755))?;
-    for applet in ["cat", "date", "dd", "echo", "head", "id", "ls", "seq", "sh", "sleep", "stty", "tr", "true", "wget", "yes"] {
+    for applet in ["awk", "cat", "date", "dd", "echo", "head", "id", "ls", "seq", "sh", "sleep", "stty", "tr", "true", "wget", "yes"] {
         symlink("busybox", base.join("bin").join(applet))?;
     }
     fs::write(base.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")?;
@@ -105,6 +108,11 @@ pub(crate) fn build_images(work: &Path) -> Result<PathBuf> {
     fs::write(app.join("app/motd"), "hello from an encrypted layer\n")?;
     run("umoci", ["insert", "--image", &image, &app.display().to_string(), "/"])?;
     run("umoci", ["config", "--image", &image, "--config.cmd", "/bin/sh", "--config.env", "PATH=/bin"])?;
+    // containerd knows an image by the digest of its configuration, so each gets one of its own.
+    for name in APPS {
+        let label = format!("kata-cc.lab={name}");
+        run("umoci", ["config", "--image", &image, "--tag", name, "--config.label", &label])?;
+    }
 
     let pause = format!("{}:pause", layout.display());
     run("umoci", ["new", "--image", &pause])?;

@@ -71,7 +71,7 @@ impl DemoReport {
         }
         println!("\nTimeline of the pod:");
         for phase in &self.timeline {
-            println!("  {:<18}{:>9.1} ms", phase.phase, phase.ms);
+            println!("  {:<26}{:>9.1} ms", phase.phase, phase.ms);
         }
         if self.leftovers.is_empty() {
             println!("\nLeft behind: nothing");

@@ -98,7 +98,7 @@ impl Case {
             handler: "kata-cc-initrd",
             image: "good",
             initdata: "good",
-            expect: &["affirming", "executables"],
+            expect: &["expected affirming", "found cpu0/executables warning"],
         },
         Case {
             title: "one word added to the kernel command line",
@@ -106,7 +106,7 @@ impl Case {
             handler: "kata-cc-cmdline",
             image: "good",
             initdata: "good",
-            expect: &["affirming", "executables"],
+            expect: &["expected affirming", "found cpu0/executables warning"],
         },
         Case {
             title: "initdata swapped after the launch was planned",
@@ -114,7 +114,7 @@ impl Case {
             handler: "kata-cc-swap",
             image: "good",
             initdata: "good",
-            expect: &["initdata"],
+            expect: &["initdata", "exchanged"],
         },
         Case {
             title: "policy envelope signed by another key",
@@ -146,7 +146,7 @@ impl Case {
             handler: "kata-cc",
             image: "flipped",
             initdata: "good",
-            expect: &["expected", "found", "sha256:"],
+            expect: &["layer 0", "has the digest", "where the manifest says"],
         },
         Case {
             title: "the broker's resource policy says no",
@@ -205,7 +205,7 @@ impl World {
             ("flipped", &kek, kid, Some(&owner)),
             ("forbidden", &forbidden_kek, "kbs:///default/forbidden/key", Some(&owner)),
         ] {
-            let reference = registry::push_encrypted(&artifacts, &layout, "app", &format!("demo/{name}"), key, kid)?;
+            let reference = registry::push_encrypted(&artifacts, &layout, name, &format!("demo/{name}"), key, kid)?;
             if let Some(signer) = signer {
                 registry::cosign_sign(&artifacts, work, signer, &reference)?;
             }
@@ -334,15 +334,21 @@ impl World {
         Baseline::take()
     }
 
-    /// The phases of a pod, from the shim's file.
+    /// The phases of a pod, by `kata-cc timeline` from the shim's file.
     pub(crate) fn timeline(&self, sandbox: &str) -> Result<Vec<Phase>> {
         let path = self.work.join("timeline").join(format!("{sandbox}.json"));
-        let text = fs::read_to_string(&path).with_context(|| format!("no timeline at {}", path.display()))?;
+        let json = run_with(Command::new(self.artifacts.bin("kata-cc")).args(["--json", "timeline"]).arg(&path))?;
+        let value: serde_json::Value = serde_json::from_str(&json)?;
         let mut phases = Vec::new();
-        for line in text.lines() {
-            let value: serde_json::Value = serde_json::from_str(line)?;
-            let phase = value["phase"].as_str().context("a timeline line without a phase")?.to_owned();
-            let ms = value["ms"].as_f64().context("a timeline line without ms")?;
+        for entry in value["phases"].as_array().context("the timeline has no phases")? {
+            let name = entry["phase"].as_str().context("a phase without a name")?;
+            // Ids differ from pod to pod; what was made does not.
+            let phase = match name.rsplit_once(' ') {
+                Some((what, id)) if id == sandbox => format!("{what} (sandbox)"),
+                Some((what, id)) if id.len() == sandbox.len() => what.to_owned(),
+                _ => name.to_owned(),
+            };
+            let ms = entry["ms"].as_f64().context("a phase without ms")?;
             phases.push(Phase { phase, ms });
         }
         Ok(phases)

@@ -92,7 +92,7 @@ async fn try_read(
         let detail = if failing.is_empty() {
             format!("the resource policy does not allow {path}")
         } else {
-            format!("the resource policy does not allow {path}; claims that do not affirm: {}", failing.join(", "))
+            format!("the resource policy does not allow {path}; expected affirming claims, found {}", failing.join(", "))
         };
         return Err(ApiError::new(StatusCode::FORBIDDEN, "PolicyDeny", detail));
     }

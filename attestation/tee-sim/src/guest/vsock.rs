@@ -2,12 +2,13 @@
 
 use super::tsm::{Hardware, Refusal};
 use crate::wire::{Blobs, ReportRequest, WireError, read_response};
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, VsockAddr, connect, setsockopt, socket, sockopt::ReceiveTimeout, sockopt::SendTimeout,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// The host's well-known context id.
 const HOST_CID: u32 = 2;
@@ -15,6 +16,8 @@ const HOST_CID: u32 = 2;
 const PORT: u32 = 4051;
 /// A report takes milliseconds; a host that does not answer must not hang the guest for ever.
 const TIMEOUT_SECONDS: i64 = 30;
+/// How often to connect: the kernel gives up on a vsock connection after 2 s, which a starved host helper can exceed.
+const CONNECTS: usize = 8;
 
 /// The simulated security processor at the other end of the vsock.
 #[derive(Debug)]
@@ -31,12 +34,23 @@ impl Hardware for HostTee {
 }
 
 fn exchange(request: &ReportRequest) -> Result<Blobs, WireError> {
-    let socket = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(std::io::Error::from)?;
-    let timeout = TimeVal::seconds(TIMEOUT_SECONDS);
-    setsockopt(&socket, ReceiveTimeout, &timeout).map_err(std::io::Error::from)?;
-    setsockopt(&socket, SendTimeout, &timeout).map_err(std::io::Error::from)?;
-    connect(socket.as_raw_fd(), &VsockAddr::new(HOST_CID, PORT)).map_err(std::io::Error::from)?;
-    let mut stream = File::from(socket);
+    let mut stream = File::from(connected()?);
     request.write_to(&mut stream)?;
     read_response(&mut stream)
+}
+
+fn connected() -> std::io::Result<OwnedFd> {
+    let mut tries = CONNECTS;
+    loop {
+        let socket = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        let timeout = TimeVal::seconds(TIMEOUT_SECONDS);
+        setsockopt(&socket, ReceiveTimeout, &timeout)?;
+        setsockopt(&socket, SendTimeout, &timeout)?;
+        tries -= 1;
+        match connect(socket.as_raw_fd(), &VsockAddr::new(HOST_CID, PORT)) {
+            Ok(()) => return Ok(socket),
+            Err(Errno::ETIMEDOUT) if tries > 0 => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }

@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn reads_what_containerd_gives() {
-        let flags = parse("-namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id abc -debug -bundle=/b start").unwrap();
+        let flags =
+            parse("-namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id abc -debug -bundle=/b start").unwrap();
         let expected = Flags {
             debug: true,
             namespace: "k8s.io".into(),

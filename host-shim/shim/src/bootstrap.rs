@@ -81,7 +81,9 @@ impl Parameters {
 
 fn parameters(input: &[u8], flags: &Flags) -> (Parameters, Dialect) {
     // Runtime options of older versions read as such a message too, but name neither this container nor its namespace.
-    let new = BootstrapParams::parse_from_bytes(input).ok().filter(|params| params.instance_id == flags.id && params.namespace == flags.namespace);
+    let new = BootstrapParams::parse_from_bytes(input)
+        .ok()
+        .filter(|params| params.instance_id == flags.id && params.namespace == flags.namespace);
     match new {
         Some(params) => {
             let parameters = Parameters {

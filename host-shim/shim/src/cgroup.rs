@@ -6,10 +6,15 @@
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// Version 1: the hierarchies that count or limit something here. `cpuset` is left out: an empty one cannot be joined.
 const V1_CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "memory", "pids", "blkio"];
+
+/// How often to look whether a crashed shim's cgroup is empty: 3 s together.
+const REMOVE_TRIES: u32 = 150;
+const REMOVE_PAUSE: Duration = Duration::from_millis(20);
 
 /// The cgroup of a running pod.
 #[derive(Debug, Default)]
@@ -49,12 +54,21 @@ impl PodCgroup {
     }
 }
 
-/// Removes the cgroup a crashed shim left. Its processes are gone by then.
-pub(crate) fn remove(cgroups_path: &str) {
+/// Removes the cgroup a crashed shim left.
+///
+/// Its processes have been killed by then, but the kernel keeps a cgroup busy until they are reaped, and version 1 has no event for it: so this looks
+/// again for a while, off every pod's start path.
+pub(crate) async fn remove(cgroups_path: &str) {
     let Some(relative) = relative(cgroups_path) else { return };
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     for (root, _) in hierarchies(Path::new(ROOT), &own) {
-        let _ = fs::remove_dir(root.join(&relative));
+        let dir = root.join(&relative);
+        for _ in 0..REMOVE_TRIES {
+            match fs::remove_dir(&dir) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => tokio::time::sleep(REMOVE_PAUSE).await,
+                _ => break,
+            }
+        }
     }
 }
 
@@ -90,7 +104,9 @@ fn relative(cgroups_path: &str) -> Option<PathBuf> {
     let path = match parts.as_slice() {
         [path] => PathBuf::from(path.trim_start_matches('/')),
         [_, prefix, name] if prefix.contains('/') || name.contains('/') => return None,
-        [slice, prefix, name] => slice_path(slice)?.join(if prefix.is_empty() { format!("{name}.scope") } else { format!("{prefix}-{name}.scope") }),
+        [slice, prefix, name] => {
+            slice_path(slice)?.join(if prefix.is_empty() { format!("{name}.scope") } else { format!("{prefix}-{name}.scope") })
+        }
         _ => return None,
     };
     let plain = path.components().all(|component| matches!(component, Component::Normal(_)));
@@ -123,7 +139,10 @@ mod tests {
     fn finds_the_directory_of_a_cgroup_path() {
         let table = [
             ("/kubepods/burstable/podu/c", Some("kubepods/burstable/podu/c")),
-            ("kubepods-burstable-podu.slice:cri-containerd:c", Some("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podu.slice/cri-containerd-c.scope")),
+            (
+                "kubepods-burstable-podu.slice:cri-containerd:c",
+                Some("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podu.slice/cri-containerd-c.scope"),
+            ),
             ("system.slice::c", Some("system.slice/c.scope")),
             ("", None),
             ("/", None),

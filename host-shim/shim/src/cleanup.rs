@@ -42,9 +42,10 @@ async fn clean(flags: &Flags, bundle: &Path, spec: Option<&Spec>) -> anyhow::Res
         network.detach().await;
     }
     if let Some(spec) = spec {
-        crate::cgroup::remove(spec.cgroups_path());
+        crate::cgroup::remove(spec.cgroups_path()).await;
     }
-    let address = std::fs::read_to_string(bundle.join("address")).unwrap_or_else(|_| socket_address(None, &flags.address, &flags.namespace, &flags.id));
+    let address = std::fs::read_to_string(bundle.join("address"))
+        .unwrap_or_else(|_| socket_address(None, &flags.address, &flags.namespace, &flags.id));
     remove_address(address.trim());
     Ok(())
 }

@@ -292,6 +292,7 @@ impl World {
             }],
             "resources": ["default/demo/secret"],
             "diagnostics": ["timeline"],
+            "token": true,
         });
         fs::write(&spec, description.to_string())?;
         fs::write(&rego, run_with(Command::new(&cli).args(["policy", "gen", "--spec"]).arg(&spec))?)?;

@@ -14,9 +14,9 @@ use containerd_shim_protos::api::Status;
 use containerd_shim_protos::events::task::{TaskExecAdded, TaskPaused, TaskResumed};
 use containerd_shim_protos::protobuf::EnumOrUnknown;
 use containerd_shim_protos::shim::shim as api;
+use containerd_shim_protos::shim_async::Task;
 use containerd_shim_protos::types::empty::Empty;
 use containerd_shim_protos::types::task::ProcessInfo;
-use containerd_shim_protos::shim_async::Task;
 use kata_cc_agent_protocol::rpc::agent::{
     PauseContainerRequest, ResumeContainerRequest, StatsContainerRequest, TtyWinResizeRequest, UpdateContainerRequest,
 };

@@ -15,8 +15,8 @@ use containerd_shim_protos::types::empty::Empty;
 use kata_cc_policy::initdata::InitdataBuilder;
 use serde_json::json;
 use tokio::sync::mpsc;
-use ttrpc::context::Context;
 use ttrpc::r#async::{Server, TtrpcContext};
+use ttrpc::context::Context;
 
 /// One test's world: directories, configuration, and containerd's event service.
 pub(crate) struct World {

@@ -358,10 +358,10 @@ async fn remove_all(cri: &mut Cri, sandbox: &str, container: Option<&str>) -> Re
     let mut last = Ok(());
     for _ in 0..3 {
         last = async {
-            if let Some(container) = container {
-                if cri.state(container).await.is_ok() {
-                    cri.stop_and_remove(container, 2).await.context("removing the container")?;
-                }
+            if let Some(container) = container
+                && cri.state(container).await.is_ok()
+            {
+                cri.stop_and_remove(container, 2).await.context("removing the container")?;
             }
             if cri.sandboxes().await?.iter().any(|id| id == sandbox) {
                 cri.remove_sandbox(sandbox).await.context("removing the sandbox")?;

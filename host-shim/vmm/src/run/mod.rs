@@ -29,6 +29,9 @@ use crate::tee::Tee;
 /// How long QEMU may take to answer its monitor after being asked to quit, before it is killed.
 const QUIT_GRACE: Duration = Duration::from_secs(1);
 
+/// Ends seen within this time are one end.
+const TOGETHER: Duration = Duration::from_millis(300);
+
 /// Why a machine could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -134,6 +137,14 @@ async fn first_end(helpers: &[Process]) -> (&'static str, Exit) {
     select_first(waits).await
 }
 
+/// A helper ends when QEMU does, and may be seen to end first; then QEMU is what to tell of.
+async fn cause(qemu: &Process, helper: (&'static str, Exit)) -> (&'static str, Exit) {
+    match tokio::time::timeout(TOGETHER, qemu.wait()).await {
+        Ok(exit) => (qemu.name(), exit),
+        Err(_) => helper,
+    }
+}
+
 async fn select_first<F: Future + Unpin>(mut futures: Vec<F>) -> F::Output {
     std::future::poll_fn(move |context| {
         for future in &mut futures {
@@ -209,7 +220,10 @@ impl Started {
                 }
                 opened => Ok(opened?),
             },
-            (name, exit) = first_end(&self.helpers) => Err(LaunchError::Ended { name, exit }),
+            end = first_end(&self.helpers) => {
+                let (name, exit) = cause(qemu, end).await;
+                Err(LaunchError::Ended { name, exit })
+            }
         }
     }
 }
@@ -273,7 +287,7 @@ impl Vmm for Qemu {
     async fn wait(&self) -> VmExit {
         let (name, exit) = tokio::select! {
             exit = self.qemu.wait() => ("qemu", exit),
-            (name, exit) = first_end(&self.helpers) => (name, exit),
+            end = first_end(&self.helpers) => cause(&self.qemu, end).await,
         };
         VmExit { name, exit, stopped: self.qmp.stopped() }
     }

@@ -54,7 +54,21 @@ patched(id, level) if {
 	level >= floor
 }
 
+# The launch measurement does not cover initdata: the host picks it, and with it who signs the agent policy. So either this very initdata is
+# registered, or every key that it lets sign policies is.
+owner if input.init_data in query_reference_value("init_data")
+
+owner if {
+	keys := input.init_data_claims["kata-cc.toml"].policy.trusted_keys
+	count(keys) > 0
+	registered := query_reference_value("policy_trusted_keys")
+	every key in keys {
+		key in registered
+	}
+}
+
 configuration := 3 if {
+	owner
 	input.snp.policy_debug_allowed == false
 	input.snp.policy_migrate_ma == false
 }

@@ -173,11 +173,12 @@ mod tests {
             ("snp_tee_svn".into(), json!([0])),
             ("snp_snp_svn".into(), json!([20])),
             ("snp_microcode".into(), json!([200])),
+            ("init_data".into(), json!(["1d"])),
         ])
     }
 
     fn genuine() -> serde_json::Value {
-        json!({"snp": {
+        json!({"init_data": "1d", "snp": {
             "simulated": false, "measurement": "bb", "policy_debug_allowed": false, "policy_migrate_ma": false,
             "reported_tcb_bootloader": 4, "reported_tcb_tee": 0, "reported_tcb_snp": 24, "reported_tcb_microcode": 219,
         }})
@@ -223,6 +224,16 @@ mod tests {
         }
         assert_eq!(claim(ATTESTATION, &with("policy_debug_allowed", json!(true)), references(), "configuration"), 97);
         assert_eq!(claim(ATTESTATION, &with("policy_migrate_ma", json!(true)), references(), "configuration"), 36);
+    }
+
+    #[test]
+    fn default_attestation_wants_the_owners_initdata() {
+        let mut other = genuine();
+        other["init_data"] = json!("1e");
+        for policy in [ATTESTATION, SIMULATED] {
+            assert_eq!(claim(policy, &genuine(), references(), "configuration"), 3);
+            assert_eq!(claim(policy, &other, references(), "configuration"), 36);
+        }
     }
 
     #[test]

@@ -92,7 +92,13 @@ impl TestBroker {
         assert_eq!(broker.admin("POST", "/kbs/v0/attestation-policy", policy.to_string().as_bytes()).status, 200);
         let values = json!({"id": "snp_launch_measurement", "values": ["4d".repeat(48)]});
         assert_eq!(broker.admin("POST", "/kbs/v0/reference-value", values.to_string().as_bytes()).status, 200);
+        broker.reference("init_data", &["00".repeat(32)]);
         broker
+    }
+
+    fn reference(&self, id: &str, values: &[String]) {
+        let message = json!({"id": id, "values": values});
+        assert_eq!(self.admin("POST", "/kbs/v0/reference-value", message.to_string().as_bytes()).status, 200);
     }
 
     fn admin_token(&self) -> String {
@@ -317,6 +323,35 @@ fn init_data_must_be_what_the_guest_was_launched_with() {
     refused(&broker.attest_with(&with, Some(other), |_| ()).unwrap_err(), 401, "host-data");
     let nonsense = InitData { body: "x".into(), ..init_data() };
     refused(&broker.attest_with(&with, Some(nonsense), |_| ()).unwrap_err(), 401, "init-data");
+}
+
+#[test]
+fn initdata_of_the_hosts_own_making_gets_no_secret() {
+    let broker = TestBroker::ready();
+    let owned = |key: &str| InitData {
+        format: "toml".into(),
+        body: format!(
+            "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n\"kata-cc.toml\" = '''\n[policy]\ntrusted_keys = [{key}]\n'''\n"
+        ),
+    };
+    let launched_with = |init_data: &InitData| {
+        let digest = ring::digest::digest(&ring::digest::SHA256, init_data.body.as_bytes());
+        Launched { host_data: HostData::from_digest(digest.as_ref()), ..launched() }
+    };
+    let read = |init_data: &InitData| {
+        let attested = broker.attest_with(&launched_with(init_data), Some(init_data.clone()), |_| ()).unwrap();
+        broker.send(&attested.get_resource(&path("default/key/1")))
+    };
+    let (owner, host, both, none) = (owned("\"owner\""), owned("\"host\""), owned("\"owner\", \"host\""), owned(""));
+    refused(&read(&owner), 403, "cpu0/configuration");
+    broker.reference("policy_trusted_keys", &["owner".into()]);
+    assert_eq!(read(&owner).status, 200);
+    for other in [&host, &both, &none] {
+        refused(&read(other), 403, "cpu0/configuration");
+    }
+    let digest = ring::digest::digest(&ring::digest::SHA256, host.body.as_bytes());
+    broker.reference("init_data", &[hex::encode(digest.as_ref())]);
+    assert_eq!(read(&host).status, 200, "this very initdata is registered");
 }
 
 #[test]

@@ -158,29 +158,9 @@ impl Broker {
     }
 }
 
-/// What the pods of the lab may be appraised by: the launch digest must be registered; a simulated root is accepted because
-/// this policy says so, which the default policy does not.
-pub(crate) const ATTESTATION_POLICY: &str = r#"package policy
-import rego.v1
-
-default executables := 33
-executables := 3 if input.snp.measurement in query_reference_value("snp_launch_measurement")
-
-default hardware := 97
-hardware := 2 if input.snp.simulated
-
-default configuration := 36
-configuration := 2 if {
-    input.snp.policy_debug_allowed == false
-    input.snp.policy_migrate_ma == false
-}
-
-trust_claims := {
-    "executables": executables,
-    "hardware": hardware,
-    "configuration": configuration,
-}
-"#;
+/// What the pods of the lab are appraised by: the broker's own policy for development set-ups, which accepts a simulated root
+/// and asks of everything else what the default policy asks.
+pub(crate) const ATTESTATION_POLICY: &str = include_str!("../../../attestation/kbs/policies/simulated-attestation.rego");
 
 /// Releases only to an affirmed guest, and nothing below `default/forbidden`.
 pub(crate) const RESOURCE_POLICY: &str = r#"package policy

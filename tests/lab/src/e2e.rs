@@ -52,6 +52,7 @@ pub(crate) async fn run_all(world: &mut World, tally: &mut Tally) -> Result<()> 
     let baseline = world.baseline()?;
     run_short(world, tally).await?;
     tally.note("refuses every attack of the demo (AC-06, AC-23, AC-29, AC-44, AC-46, AC-51)", attacks(world).await);
+    tally.note("gives no secret to the registered guest under initdata of the host's own making", host_owned(world).await);
     tally.note("carries 100 MB of output without loss or reordering", bulk_output(world).await);
     tally.note("reports the exit code of the workload", exit_code(world).await);
     tally.note("denies a second container that the policy does not expect (AC-27)", second_container(world).await);
@@ -100,6 +101,24 @@ async fn good_pod(world: &World) -> Result<()> {
     cri.remove_sandbox(&running.sandbox).await?;
     result?;
     ensure!(code == 0, "the workload handles SIGTERM and exits 0; found {code}");
+    Ok(())
+}
+
+/// Initdata, policy and policy key all made by the host, consistent in themselves: only the broker can tell that nobody registered them.
+async fn host_owned(world: &World) -> Result<()> {
+    let pod = world.pod(&Recipe { host_owned: true, ..Recipe::script("e2e-host-owned", WORKLOAD) })?;
+    let mut cri = world.cri().await?;
+    match start_pod(&mut cri, &pod).await {
+        Ok(running) => {
+            cri.stop_and_remove(&running.container, 1).await?;
+            cri.remove_sandbox(&running.sandbox).await?;
+            bail!("the pod ran");
+        }
+        Err(error) => {
+            let text = format!("{error:#}");
+            ensure!(text.contains("found cpu0/configuration warning"), "refused, but for another reason: {text}");
+        }
+    }
     Ok(())
 }
 

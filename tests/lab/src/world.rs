@@ -42,6 +42,8 @@ pub(crate) struct Recipe {
     pub(crate) exec: Vec<Vec<String>>,
     /// Whether the policy is signed by the key that the initdata trusts.
     pub(crate) trusted_signer: bool,
+    /// Whether the initdata is the host's own making: a policy key of its own, and a policy signed by it.
+    pub(crate) host_owned: bool,
     /// Whether the initdata names the broker that knows the simulated root.
     pub(crate) knowing_broker: bool,
 }
@@ -56,6 +58,7 @@ impl Recipe {
             command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
             exec: vec![LISTED_EXEC.map(str::to_owned).to_vec()],
             trusted_signer: true,
+            host_owned: false,
             knowing_broker: true,
         }
     }
@@ -221,12 +224,11 @@ impl World {
         let broker = Broker::start(&artifacts, work, &tls, "kbs", 8443, Some(&sim.join("ark.pem")))?;
         let strict_broker = Broker::start(&artifacts, work, &tls, "kbs-strict", 8444, None)?;
         let digest = measure(&artifacts)?;
-        for b in [&broker, &strict_broker] {
-            register(b, work, &kek, &forbidden_kek, &owner, &digest)?;
-        }
-
         for name in ["policy-owner", "policy-stranger"] {
             run_with(Command::new(artifacts.bin("kata-cc")).args(["policy", "keygen", "--out-dir"]).arg(work.join(name)))?;
+        }
+        for b in [&broker, &strict_broker] {
+            register(b, work, &kek, &forbidden_kek, &owner, &digest)?;
         }
 
         say(&format!("containerd {version:?} of the lab's own, with kata-cc-node"));
@@ -296,7 +298,8 @@ impl World {
         });
         fs::write(&spec, description.to_string())?;
         fs::write(&rego, run_with(Command::new(&cli).args(["policy", "gen", "--spec"]).arg(&spec))?)?;
-        let signer = self.work.join(if recipe.trusted_signer { "policy-owner" } else { "policy-stranger" });
+        let signer = self.work.join(if recipe.trusted_signer && !recipe.host_owned { "policy-owner" } else { "policy-stranger" });
+        let trusted = self.work.join(if recipe.host_owned { "policy-stranger" } else { "policy-owner" });
         run_with(
             Command::new(&cli)
                 .args(["policy", "sign", "--version", "1", "--policy"])
@@ -315,7 +318,7 @@ impl World {
                 .arg("--policy-envelope")
                 .arg(&envelope)
                 .arg("--policy-key")
-                .arg(self.work.join("policy-owner").join("policy.pub"))
+                .arg(trusted.join("policy.pub"))
                 .args((!recipe.trusted_signer).then_some("--skip-policy-verification"))
                 .arg("--out")
                 .arg(&toml),
@@ -408,6 +411,9 @@ fn register(broker: &Broker, work: &Path, kek: &Path, forbidden_kek: &Path, owne
     broker.set_resource(work, "default/demo/secret", SECRET.as_bytes())?;
     broker.set_resource(work, "default/security-policy/demo", security_policy(owner)?.as_bytes())?;
     broker.admin(["set-reference-value", "snp_launch_measurement", digest])?;
+    // Without this the host could write initdata, and thereby policies, of its own.
+    let signer = fs::read_to_string(work.join("policy-owner").join("policy.pub"))?;
+    broker.admin(["set-reference-value", "policy_trusted_keys", &signer])?;
     let attestation = work.join("attestation-policy.rego");
     fs::write(&attestation, ATTESTATION_POLICY)?;
     broker.admin(["set-attestation-policy".as_ref(), attestation.as_os_str()])?;

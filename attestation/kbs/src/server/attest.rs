@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, StatusCode};
 use kata_cc_kbs_protocol::ToVerify;
 use kata_cc_kbs_protocol::ear::{EAT_PROFILE, Ear, Status, VerifierId};
 use kata_cc_kbs_protocol::message::{Attestation, TokenResponse};
+use kata_cc_kbs_protocol::token::MAX_TOKEN;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ pub async fn attest(
     headers: HeaderMap,
     Bounded(body): Bounded,
 ) -> Result<Json<TokenResponse>, ApiError> {
+    let _turn = broker.attests.acquire().await.map_err(|e| ApiError::internal("attest", &e))?;
     let id = session_id(&headers).ok_or(SessionError::Unknown)?;
     let attestation = Attestation::from_json(&body)?;
     let now = broker.now();
@@ -92,6 +94,15 @@ pub async fn attest(
         submods: BTreeMap::from([("cpu0".to_owned(), verdict.appraisal)]),
     };
     let token = broker.signer.sign(&ear).map_err(|e| ApiError::internal("token", &e))?;
-    broker.sessions.attested(received.accept(token.clone(), exp), now)?;
+    if token.len() > MAX_TOKEN {
+        // Nobody would accept it, and it would be kept until it expires.
+        let detail =
+            format!("a token of {} bytes, at most {MAX_TOKEN} are allowed: the initdata shown to policies is too large", token.len());
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLarge", detail));
+    }
+    // The token alone opens resources too, so a full session table costs a verified guest nothing.
+    if let Err(error) = broker.sessions.attested(received.accept(token.clone(), exp), now) {
+        tracing::warn!(%error, "session not kept");
+    }
     Ok(Json(TokenResponse { token }))
 }

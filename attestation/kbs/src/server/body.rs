@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Largest body.
 pub const MAX_BODY: usize = 2 * 1024 * 1024;
+/// Largest body of `/auth`, which is some hundred bytes and which anybody may send.
+pub const MAX_AUTH_BODY: usize = 16 * 1024;
 /// A client that needs longer to send its body is cut off.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -29,6 +29,8 @@ use tokio::sync::Semaphore;
 
 /// Evaluations of evidence and policies that run side by side. They are CPU work; more would only slow each other down.
 const MAX_EVALUATIONS: usize = 8;
+/// Evidence in memory at a time; more waits, its body already complete.
+const MAX_ATTESTS: usize = 16;
 
 /// Where "now" comes from, in seconds since the epoch.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -60,6 +62,8 @@ pub struct Broker {
     /// Time.
     pub clock: Clock,
     evaluations: Arc<Semaphore>,
+    /// Turns at looking at evidence: parsed, it is many times its size on the wire, and anybody may send it.
+    pub(crate) attests: Semaphore,
 }
 
 impl fmt::Debug for Broker {
@@ -107,6 +111,7 @@ impl Broker {
             secure: parts.secure,
             clock,
             evaluations: Arc::new(Semaphore::new(MAX_EVALUATIONS)),
+            attests: Semaphore::new(MAX_ATTESTS),
         })
     }
 
@@ -151,7 +156,7 @@ impl Broker {
 /// The routes.
 pub fn router(broker: Arc<Broker>) -> Router {
     Router::new()
-        .route("/kbs/v0/auth", post(auth::auth))
+        .route("/kbs/v0/auth", post(auth::auth).layer(DefaultBodyLimit::max(body::MAX_AUTH_BODY)))
         .route("/kbs/v0/attest", post(attest::attest))
         .route("/kbs/v0/resource/{repository}/{kind}/{tag}", get(resource::read).post(resource::write).delete(resource::delete))
         .route("/kbs/v0/resource-policy", get(policy::get_resource).post(policy::set_resource))

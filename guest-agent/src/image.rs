@@ -121,6 +121,13 @@ impl Images {
         tokio::time::timeout(self.timeout, self.pull_checked(&reference)).await.unwrap_or(Err(ImageError::Timeout(self.timeout)))
     }
 
+    /// Fetches ahead what any image will need: attestation and signature policy, while the host is still busy with the first container.
+    ///
+    /// A failure is not kept: the pull that needs it meets it again and tells the host why.
+    pub(crate) async fn prepare_ahead(&self) {
+        let _ = self.ready.get_or_try_init(|| self.prepare()).await;
+    }
+
     async fn pull_checked(&self, reference: &Reference) -> Result<Vec<PathBuf>, ImageError> {
         let ready = self.ready.get_or_try_init(|| self.prepare()).await?;
         let image = ready

@@ -58,6 +58,9 @@ pub(super) async fn create(guest: &Arc<Guest>, request: Allowed<agent::CreateSan
         sandbox.storages.insert(target);
     }
     guest.timeline.mark("sandbox");
+    // Network and resolver are in place, so the broker can be reached: one attestation serves everything that comes later.
+    let ahead = Arc::clone(guest);
+    tokio::spawn(async move { ahead.images.prepare_ahead().await });
     Ok(Empty::default())
 }
 

@@ -12,6 +12,7 @@ mod cleanup;
 mod config;
 mod error;
 mod events;
+mod host_file;
 mod kind;
 mod log;
 mod network;

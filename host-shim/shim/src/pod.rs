@@ -3,9 +3,7 @@
 //! Locks are held for look-ups only; a request that waits for the guest never holds one, so killing a container never waits for another (AC-20).
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,9 +14,12 @@ use kata_cc_vmm::run::VmExit;
 
 use tokio::sync::Notify;
 
+use nix::fcntl::OFlag;
+
 use crate::agent::within;
 use crate::error::Error;
 use crate::events::Events;
+use crate::host_file;
 use crate::kind::Kind;
 use crate::process::{ExitInfo, Process, STATUS_KILLED, STATUS_UNKNOWN};
 use crate::sandbox::Sandbox;
@@ -89,6 +90,8 @@ impl Container {
     }
 }
 
+/// Least time between two memory shortages of one pod.
+const OOM_PACE: Duration = Duration::from_secs(1);
 /// What Kubernetes shows of a container's last words at most.
 const MAX_LAST_WORDS: usize = 4096;
 /// The exit waits for them.
@@ -101,8 +104,7 @@ async fn last_words(container: &Container, path: &Path) {
     let Some(Ok(answer)) = within(LAST_WORDS_GRACE, agent.client().get_diagnostic_data(agent.context(), &request)).await else { return };
     let words = answer.data.as_bytes();
     let words = words.get(..words.len().min(MAX_LAST_WORDS)).unwrap_or_default();
-    let file = OpenOptions::new().write(true).truncate(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
-    let written = file.and_then(|mut file| if file.metadata()?.is_file() { file.write_all(words) } else { Ok(()) });
+    let written = host_file::open(path, OFlag::O_WRONLY | OFlag::O_TRUNC).and_then(|mut file| file.write_all(words));
     if let Err(error) = written {
         tracing::warn!(%error, path = %path.display(), "cannot write the container's last words");
     }
@@ -188,6 +190,11 @@ impl Pod {
                 // The guest names a container; only one of this pod's counts (AC-37).
                 if pod.container(&event.container_id).is_ok() {
                     pod.events.publish(TaskOOM { container_id: event.container_id, ..Default::default() });
+                }
+                // The guest sets the pace of this loop, and containerd works for each turn: no more than one a second is taken (AC-38).
+                tokio::select! {
+                    () = tokio::time::sleep(OOM_PACE) => {}
+                    _ = machine.wait() => return,
                 }
             }
         });

@@ -7,16 +7,19 @@
 //!
 //! The sandbox container has no root file system to bind anything into: its binds are dropped.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use kata_cc_agent_protocol::rpc::agent::{CopyFileRequest, Storage};
 use kata_cc_agent_protocol::{COPY_FILE_CHUNK, DRIVER_EPHEMERAL, DRIVER_LOCAL, SHARED_DIR};
 
+use nix::fcntl::OFlag;
+
 use crate::agent::Agent;
 use crate::error::Error;
+use crate::host_file;
 use crate::kind::Kind;
 use crate::oci::Mount;
 
@@ -177,7 +180,8 @@ impl Copy {
             return Ok(());
         };
         let failed = |source| VolumeError::Read { destination: self.destination.clone(), path: path.clone(), source };
-        let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path).map_err(failed)?;
+        // The walk's paths are canonical: a link in one was put there since, perhaps by another pod that shares the volume.
+        let mut file = host_file::open(&path, OFlag::O_RDONLY).map_err(failed)?;
         let mut sent = 0_u64;
         loop {
             let mut data = Vec::new();

@@ -277,7 +277,9 @@ async fn copies_files_and_brings_last_words_back() {
     let mut world = World::new().await;
     let big = world.path("big");
     fs::write(&big, vec![7; (2 << 20) + 5]).unwrap();
-    let log = world.path("termination-log");
+    // As the kubelet names it; anything else is not written to, however the mount calls itself.
+    let log = world.path("pods/uid/containers/pod/0123");
+    fs::create_dir_all(log.parent().unwrap()).unwrap();
     fs::write(&log, b"").unwrap();
     let mounts = json!([
         {"destination": "/etc/big", "type": "bind", "source": big, "options": ["rbind", "ro"]},

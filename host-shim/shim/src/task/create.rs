@@ -16,6 +16,7 @@ use serde_json::json;
 use super::pid;
 use crate::config;
 use crate::error::Error;
+use crate::host_file::kubelet_termination_log;
 use crate::kind::Kind;
 use crate::oci::Spec;
 use crate::pod::{Container, Pod};
@@ -27,6 +28,8 @@ use crate::volumes;
 const CRIO_IMAGE_NAME: &str = "io.kubernetes.cri-o.ImageName";
 /// Where the kubelet mounts the file for a container's last words.
 const TERMINATION_LOG: &str = "/dev/termination-log";
+/// Says which pod of the kubelet this is.
+const SANDBOX_UID: &str = "io.kubernetes.cri.sandbox-uid";
 const BUNDLE_ANNOTATION: &str = "io.katacontainers.pkg.oci.bundle_path";
 
 /// Creates a container, and the pod's machine with the container that owns it.
@@ -106,7 +109,12 @@ async fn create_in_guest(
         terminal: request.terminal,
     };
     let init = Process::new(ProcessId { container: request.id.clone(), exec: String::new() }, stdio, None);
-    let last_words = spec.mounts.iter().find(|mount| mount.destination == TERMINATION_LOG).map(|mount| PathBuf::from(&mount.source));
+    // The guest's text is written there by root, so only where the kubelet made the file for it, and never through a read-only mount.
+    let last_words = spec
+        .mounts
+        .iter()
+        .find(|mount| mount.destination == TERMINATION_LOG && !mount.options.iter().any(|option| option == "ro"))
+        .and_then(|mount| kubelet_termination_log(Path::new(&mount.source), spec.annotations.get(SANDBOX_UID).map(String::as_str)));
     pod.add(Container::new(request.id.clone(), bundle, kind, sandbox, init, last_words))?;
     let io = TaskIO {
         stdin: request.stdin.clone(),

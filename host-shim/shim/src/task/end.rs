@@ -38,7 +38,15 @@ pub(super) async fn kill(pod: Arc<Pod>, request: KillRequest) -> Result<(), Erro
         ..Default::default()
     };
     let fatal = request.signal == u32::from_ne_bytes(libc::SIGKILL.to_ne_bytes());
+    let ends_machine = fatal && request.exec_id.is_empty() && container.kind.owns_machine();
     match within(GRACE, agent.client().signal_process(agent.context(), &question)).await {
+        // The guest's yes is its word: a pod that is to die does so within the grace, or its machine is ended.
+        Some(Ok(_)) if ends_machine => {
+            if within(GRACE, process.wait()).await.is_none() {
+                container.sandbox.stop().await;
+            }
+            Ok(())
+        }
         Some(Ok(_)) => Ok(()),
         // It ended in the meantime.
         Some(Err(_)) if matches!(process.state(), State::Stopped(_)) => Err(gone()),

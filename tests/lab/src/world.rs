@@ -412,8 +412,8 @@ fn register(broker: &Broker, work: &Path, kek: &Path, forbidden_kek: &Path, owne
     broker.set_resource(work, "default/security-policy/demo", security_policy(owner)?.as_bytes())?;
     broker.admin(["set-reference-value", "snp_launch_measurement", digest])?;
     // Without this the host could write initdata, and thereby policies, of its own.
-    let signer = fs::read_to_string(work.join("policy-owner").join("policy.pub"))?;
-    broker.admin(["set-reference-value", "policy_trusted_keys", &signer])?;
+    let signer = work.join("policy-owner").join("policy.pub");
+    broker.admin(["set-reference-value".as_ref(), "policy_trusted_keys".as_ref(), "--value-file".as_ref(), signer.as_os_str()])?;
     let attestation = work.join("attestation-policy.rego");
     fs::write(&attestation, ATTESTATION_POLICY)?;
     broker.admin(["set-attestation-policy".as_ref(), attestation.as_os_str()])?;

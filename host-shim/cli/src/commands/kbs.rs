@@ -90,8 +90,11 @@ pub(crate) enum Command {
         #[arg(value_name = "ID")]
         id: String,
         /// Values; text unless --as-json.
-        #[arg(value_name = "VALUE", required = true)]
+        #[arg(value_name = "VALUE", required_unless_present = "value_file")]
         values: Vec<String>,
+        /// A file whose text is a value, such as a policy key in PEM; may be given several times.
+        #[arg(long, value_name = "FILE", conflicts_with = "as_json")]
+        value_file: Vec<PathBuf>,
         /// Read each value as JSON (numbers, true, false).
         #[arg(long)]
         as_json: bool,
@@ -256,14 +259,15 @@ async fn execute(broker: &Broker, command: Command, format: Format) -> anyhow::R
             show(format, "kbs.get-attestation-policy", &json!({ "policy_id": id, "policy": policy }), || policy.clone())?;
             Ok(Outcome::Done)
         }
-        Command::SetReferenceValue { id, values, as_json } => {
+        Command::SetReferenceValue { id, values, value_file, as_json } => {
             let values = if as_json {
                 values
                     .iter()
                     .map(|v| serde_json::from_str(v).with_context(|| format!("{v:?} is not JSON; quote text or leave out --as-json")))
                     .collect::<anyhow::Result<Vec<Value>>>()?
             } else {
-                values.into_iter().map(Value::String).collect()
+                let files = value_file.iter().map(|path| files::read_text(path)).collect::<anyhow::Result<Vec<_>>>()?;
+                values.into_iter().chain(files).map(Value::String).collect::<Vec<_>>()
             };
             broker.post("reference-value", &json!({ "id": id, "values": values })).await?;
             done(format, "kbs.set-reference-value", json!({ "id": id, "values": values }), format!("{id} has {} value(s)", values.len()))

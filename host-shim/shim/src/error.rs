@@ -56,6 +56,9 @@ pub(crate) enum Error {
     /// The guest went away.
     #[error("{0}")]
     Guest(String),
+    /// The machine ended, or its time did, before anything in it reached the host.
+    #[error("{0}")]
+    Silent(String),
     /// The agent's own words, or the transport's.
     #[error("agent: {0}")]
     Agent(ttrpc::Error),
@@ -113,7 +116,7 @@ impl From<Error> for ttrpc::Error {
             Error::Config(_) | Error::State(_) => Code::FAILED_PRECONDITION,
             Error::NotFound(_) => Code::NOT_FOUND,
             Error::Exists(_) => Code::ALREADY_EXISTS,
-            Error::Guest(_) => Code::UNAVAILABLE,
+            Error::Guest(_) | Error::Silent(_) => Code::UNAVAILABLE,
             Error::Network(_) | Error::Launch(_) | Error::Monitor(_) | Error::Host { .. } => Code::INTERNAL,
         };
         match error {

@@ -31,6 +31,11 @@ const CONSOLE_QUOTE: usize = 1024;
 /// The agent's answer is a kindness at this point, not a condition.
 const TIMELINE_GRACE: Duration = Duration::from_secs(1);
 
+/// How often a machine is started. `vhost-device-vsock` 0.3 sometimes stands still from its first packet on (one start in a hundred
+/// or so, never later mended), and then nothing in the guest can reach anybody. A guest that refuses its pod does reach the host, so it
+/// is not started again.
+const STARTS: u32 = 3;
+
 /// A running pod.
 pub(crate) struct Sandbox {
     id: SandboxId,
@@ -68,13 +73,19 @@ impl Traces {
 impl Sandbox {
     /// Starts the machine of a pod. `spec` is that of the container which owns it.
     pub(crate) async fn start(config: Config, id: SandboxId, kind: &Kind, spec: &Spec) -> Result<Arc<Self>, Error> {
-        let mut traces = Traces::default();
-        match Self::start_with(config, id, kind, spec, &mut traces).await {
-            Ok(sandbox) => Ok(Arc::new(sandbox)),
-            Err(error) => {
-                traces.remove().await;
-                Err(error)
+        let mut left = STARTS;
+        loop {
+            let mut traces = Traces::default();
+            let error = match Self::start_with(config.clone(), id.clone(), kind, spec, &mut traces).await {
+                Ok(sandbox) => return Ok(Arc::new(sandbox)),
+                Err(error) => error,
+            };
+            traces.remove().await;
+            left -= 1;
+            if left == 0 || !matches!(error, Error::Silent(_)) {
+                return Err(error);
             }
+            tracing::warn!(%error, "nothing in the machine ever reached the host; starting it once more");
         }
     }
 
@@ -225,10 +236,14 @@ async fn connect(vm: &Qemu, plan: &LaunchPlan, ready: Option<&ReadyListener>, co
     };
     let console = std::fs::read(&plan.console_log).unwrap_or_default();
     let quote = console.get(console.len().saturating_sub(CONSOLE_QUOTE)..).unwrap_or_default();
-    if quote.is_empty() {
-        return Err(Error::Guest(reason));
-    }
-    Err(Error::Guest(format!("{reason}; the end of the guest's console: {:?}", String::from_utf8_lossy(quote))))
+    let reason = match quote {
+        [] => reason,
+        quote => format!("{reason}; the end of the guest's console: {:?}", String::from_utf8_lossy(quote)),
+    };
+    Err(match plan.vsock {
+        Vsock::VhostUser { .. } => Error::Silent(reason),
+        Vsock::Kernel { .. } => Error::Guest(reason),
+    })
 }
 
 async fn prepare_guest(agent: &Agent, network: Option<&PodNetwork>, id: &SandboxId, spec: &Spec, timeline: &Timeline) -> Result<(), Error> {

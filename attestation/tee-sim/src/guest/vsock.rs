@@ -17,7 +17,7 @@ const PORT: u32 = 4051;
 /// A report takes milliseconds; a host that does not answer must not hang the guest for ever.
 const TIMEOUT_SECONDS: i64 = 30;
 /// How often to connect: the kernel gives up on a vsock connection after 2 s, which a starved host helper can exceed.
-const CONNECTS: usize = 8;
+const CONNECTS: usize = 3;
 
 /// The simulated security processor at the other end of the vsock.
 #[derive(Debug)]

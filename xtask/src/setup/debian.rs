@@ -58,6 +58,8 @@ const PACKAGES: &[Package] = &[
     package("containernetworking-plugins", "pod networks of the tests"),
     package("iproute2", "network namespaces of the tests"),
     package("iptables", "used by the network plugins"),
+    package("openssl", "makes the test broker's certificates"),
+    package("curl", "reads the test broker's metrics"),
     package("python3-venv", "runs sev-snp-measure, which launch digests are compared with"),
 ];
 

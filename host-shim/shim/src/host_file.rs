@@ -56,8 +56,7 @@ mod tests {
         assert_eq!(kubelet_termination_log(&good, Some("u")), Some(good.clone()));
         assert_eq!(kubelet_termination_log(&good, None), Some(good.clone()));
         assert_eq!(kubelet_termination_log(&good, Some("other")), None);
-        for other in
-            ["/etc/shadow", "/root/.ssh/authorized_keys", "pods/u/containers/c/0", "/pods/../containers/c/0", "/pods/u/containers/c/.."]
+        for other in ["/etc/shadow", "/srv/authorized_keys", "pods/u/containers/c/0", "/pods/../containers/c/0", "/pods/u/containers/c/.."]
         {
             assert_eq!(kubelet_termination_log(Path::new(other), None), None, "{other}");
         }

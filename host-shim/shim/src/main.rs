@@ -15,6 +15,7 @@ mod events;
 mod host_file;
 mod kind;
 mod log;
+mod machine;
 mod network;
 mod oci;
 mod pod;

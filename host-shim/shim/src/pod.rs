@@ -10,13 +10,11 @@ use std::time::Duration;
 
 use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
 use kata_cc_agent_protocol::rpc::agent::{GetDiagnosticDataRequest, GetOOMEventRequest, WaitProcessRequest};
-use kata_cc_vmm::run::VmExit;
-
 use tokio::sync::Notify;
 
 use nix::fcntl::OFlag;
 
-use crate::agent::within;
+use crate::agent::{Agent, within};
 use crate::error::Error;
 use crate::events::Events;
 use crate::host_file;
@@ -99,7 +97,7 @@ const LAST_WORDS_GRACE: Duration = Duration::from_secs(1);
 
 /// Brings a container's last words to where Kubernetes looks for them. The guest's text goes into that one file, bounded, and nowhere else.
 async fn last_words(container: &Container, path: &Path) {
-    let agent = container.sandbox.agent();
+    let Some(agent) = container.sandbox.agent_now() else { return };
     let request = GetDiagnosticDataRequest { log_type: "termination_log".into(), container_id: container.id.clone(), ..Default::default() };
     let Some(Ok(answer)) = within(LAST_WORDS_GRACE, agent.client().get_diagnostic_data(agent.context(), &request)).await else { return };
     let words = answer.data.as_bytes();
@@ -108,6 +106,23 @@ async fn last_words(container: &Container, path: &Path) {
     if let Err(error) = written {
         tracing::warn!(%error, path = %path.display(), "cannot write the container's last words");
     }
+}
+
+/// Waits for the end of a process, or of the machine.
+async fn ended(container: &Container, process: &Process, agent: &Agent) -> ExitInfo {
+    let request = WaitProcessRequest { container_id: process.id.container.clone(), exec_id: process.id.exec.clone(), ..Default::default() };
+    let status = tokio::select! {
+        answer = agent.client().wait_process(agent.waiting_context(), &request) => match answer {
+            // A wait status is eight bits; the guest's number is cut to what containerd can show.
+            Ok(answer) => u32::from_ne_bytes(answer.status.to_ne_bytes()) & 0xff,
+            Err(error) => {
+                tracing::warn!(%error, container = %process.id.container, exec = %process.id.exec, "cannot wait for the process");
+                STATUS_UNKNOWN
+            }
+        },
+        () = container.sandbox.wait() => STATUS_KILLED,
+    };
+    ExitInfo::now(status)
 }
 
 /// The pod of this shim.
@@ -174,17 +189,17 @@ impl Pod {
     pub(crate) fn watch(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
         let (pod, machine) = (Arc::clone(self), Arc::clone(sandbox));
         tokio::spawn(async move {
-            let end = machine.wait().await;
-            pod.machine_ended(&machine, &end).await;
+            machine.wait().await;
+            pod.machine_ended().await;
         });
         let (pod, machine) = (Arc::clone(self), Arc::clone(sandbox));
         tokio::spawn(async move {
-            let agent = machine.agent();
+            let Some(agent) = machine.serving().await else { return };
             let request = GetOOMEventRequest::default();
             loop {
                 let event = tokio::select! {
                     event = agent.client().get_oom_event(agent.waiting_context(), &request) => event,
-                    _ = machine.wait() => return,
+                    () = machine.wait() => return,
                 };
                 let Ok(event) = event else { return };
                 // The guest names a container; only one of this pod's counts (AC-37).
@@ -194,14 +209,13 @@ impl Pod {
                 // The guest sets the pace of this loop, and containerd works for each turn: no more than one a second is taken (AC-38).
                 tokio::select! {
                     () = tokio::time::sleep(OOM_PACE) => {}
-                    _ = machine.wait() => return,
+                    () = machine.wait() => return,
                 }
             }
         });
     }
 
-    async fn machine_ended(&self, sandbox: &Arc<Sandbox>, end: &VmExit) {
-        tracing::info!(sandbox = %sandbox.id(), process = end.name, exit = %end.exit, stopped = ?end.stopped, "the machine ended");
+    async fn machine_ended(&self) {
         for container in self.containers() {
             for process in container.processes() {
                 // Processes in flight are ended by whoever waits for them, with their streams; those not started have nobody else.
@@ -210,31 +224,15 @@ impl Pod {
                 }
             }
         }
-        // Helpers of a machine that ended by itself are still there.
-        sandbox.stop().await;
     }
 
     /// Carries the streams of a started process, waits for its end, then for the rest of its output, then tells containerd.
-    pub(crate) fn reap(self: &Arc<Self>, container: &Arc<Container>, process: &Arc<Process>, stdio: Stdio) {
-        let pumps = stdio.start(container.sandbox.agent(), &process.id);
+    pub(crate) fn reap(self: &Arc<Self>, container: &Arc<Container>, process: &Arc<Process>, agent: Agent, stdio: Stdio) {
+        let pumps = stdio.start(&agent, &process.id);
         process.set_close_stdin(pumps.close_stdin());
         let (pod, container, process) = (Arc::clone(self), Arc::clone(container), Arc::clone(process));
         tokio::spawn(async move {
-            let agent = container.sandbox.agent();
-            let request =
-                WaitProcessRequest { container_id: process.id.container.clone(), exec_id: process.id.exec.clone(), ..Default::default() };
-            let status = tokio::select! {
-                answer = agent.client().wait_process(agent.waiting_context(), &request) => match answer {
-                    // A wait status is eight bits; the guest's number is cut to what containerd can show.
-                    Ok(answer) => u32::from_ne_bytes(answer.status.to_ne_bytes()) & 0xff,
-                    Err(error) => {
-                        tracing::warn!(%error, container = %process.id.container, exec = %process.id.exec, "cannot wait for the process");
-                        STATUS_UNKNOWN
-                    }
-                },
-                _ = container.sandbox.wait() => STATUS_KILLED,
-            };
-            let exit = ExitInfo::now(status);
+            let exit = ended(&container, &process, &agent).await;
             pumps.drain().await;
             if process.id.exec.is_empty()
                 && let Some(path) = &container.last_words
@@ -243,6 +241,23 @@ impl Pod {
             }
             if process.stopped(exit) {
                 pod.publish_exit(&process).await;
+            }
+        });
+    }
+
+    /// Waits for the end of the pod's own container, which began with the machine, then tells containerd.
+    pub(crate) fn reap_own(self: &Arc<Self>, container: &Arc<Container>) {
+        let (pod, container) = (Arc::clone(self), Arc::clone(container));
+        tokio::spawn(async move {
+            let exit = match container.sandbox.serving().await {
+                Some(agent) => ended(&container, &container.init, &agent).await,
+                None => {
+                    container.sandbox.wait().await;
+                    ExitInfo::now(STATUS_KILLED)
+                }
+            };
+            if container.init.stopped(exit) {
+                pod.publish_exit(&container.init).await;
             }
         });
     }

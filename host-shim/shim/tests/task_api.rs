@@ -26,7 +26,7 @@ fn main() {
     if guest::play(&arguments) {
         return;
     }
-    let tests: [Test; 12] = tests![
+    let tests: [Test; 15] = tests![
         runs_a_single_container_from_create_to_delete,
         runs_a_pod_with_a_container_that_joins_it,
         carries_a_hundred_megabytes_without_loss_or_disorder,
@@ -35,6 +35,9 @@ fn main() {
         passes_on_the_agents_refusal_and_leaves_nothing,
         tells_why_qemu_did_not_start,
         tells_why_the_guest_did_not_come_up,
+        a_pod_runs_while_its_guest_boots_and_its_first_container_waits,
+        a_pod_whose_guest_does_not_come_up_tells_its_first_container_why,
+        a_pod_can_be_killed_while_its_guest_boots,
         ac_68_a_machine_that_crashes_ends_its_tasks,
         ac_68_a_shim_that_is_killed_leaves_nothing_after_delete,
         ac_20_killing_never_waits_for_a_stuck_agent,
@@ -82,21 +85,28 @@ async fn runs_a_single_container_from_create_to_delete() {
     assert!(timeline.lines().any(|line| line.contains("\"agent\"")) && timeline.contains("firmware+kernel+agent"), "{timeline}");
 }
 
-async fn runs_a_pod_with_a_container_that_joins_it() {
-    let mut world = World::new().await;
-    let sandbox = [("io.kubernetes.cri.container-type", "sandbox"), ("io.kubernetes.cri.sandbox-id", "pod")];
-    let bundle = world.bundle("pod", &["/pause"], &sandbox, json!([{"destination": "/dev/shm", "type": "bind", "source": "/dev/shm"}]));
+const SANDBOX: [(&str, &str); 2] = [("io.kubernetes.cri.container-type", "sandbox"), ("io.kubernetes.cri.sandbox-id", "pod")];
+const MEMBER: [(&str, &str); 2] = [("io.kubernetes.cri.container-type", "container"), ("io.kubernetes.cri.sandbox-id", "pod")];
+
+/// A pod as containerd runs it: created and started, its guest perhaps still booting.
+async fn pod(world: &World) -> Task {
+    let bundle = world.bundle("pod", &["/pause"], &SANDBOX, json!([{"destination": "/dev/shm", "type": "bind", "source": "/dev/shm"}]));
     let pod = world.start("pod", &bundle).await;
     pod.create(&Io::default()).await.unwrap();
     pod.start("").await.unwrap();
-    let seen = world.agent_saw("pod", "create_pod.json");
-    assert_eq!((&seen["storages"], &seen["OCI"]["Mounts"]), (&json!([]), &json!([])));
-    assert_eq!(seen["OCI"]["Annotations"]["io.katacontainers.pkg.oci.container_type"], "pod_sandbox");
-    let member = [("io.kubernetes.cri.container-type", "container"), ("io.kubernetes.cri.sandbox-id", "pod")];
-    let bundle = world.bundle("app", &["hang"], &member, json!([]));
+    pod
+}
+
+async fn runs_a_pod_with_a_container_that_joins_it() {
+    let mut world = World::new().await;
+    let pod = pod(&world).await;
+    let bundle = world.bundle("app", &["hang"], &MEMBER, json!([]));
     let app = world.start("app", &bundle).await;
     assert_eq!(app.shim_pid().await, pod.shim_pid().await);
     app.create(&Io::default()).await.unwrap();
+    let seen = world.agent_saw("pod", "create_pod.json");
+    assert_eq!((&seen["storages"], &seen["OCI"]["Mounts"]), (&json!([]), &json!([])));
+    assert_eq!(seen["OCI"]["Annotations"]["io.katacontainers.pkg.oci.container_type"], "pod_sandbox");
     app.start("").await.unwrap();
     app.kill("", 9).await.unwrap();
     assert_eq!(app.wait("").await, 137);
@@ -208,6 +218,58 @@ async fn tells_why_the_guest_did_not_come_up() {
     assert!(error.to_string().contains("initdata digest mismatch"), "{error}");
     task.shutdown().await;
     world.nothing_left();
+}
+
+async fn a_pod_runs_while_its_guest_boots_and_its_first_container_waits() {
+    let mut world = World::new().await;
+    world.environment.push(("FAKE_LATE".into(), "1".into()));
+    let pod = pod(&world).await;
+    world.topics(&["/tasks/create", "/tasks/start"]).await;
+    let bundle = world.bundle("app", &["exit", "3"], &MEMBER, json!([]));
+    let app = world.start("app", &bundle).await;
+    let io = Io::default();
+    let create = app.create(&io);
+    tokio::pin!(create);
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut create).await.is_err(), "there is no agent that could have created it");
+    // Whoever else asks is answered meanwhile.
+    pod.shim_pid().await;
+    fs::write(world.path("run/pod/boot"), b"").unwrap();
+    create.await.unwrap();
+    app.start("").await.unwrap();
+    assert_eq!(app.wait("").await, 3);
+    app.delete("").await.unwrap();
+    pod.kill("", 9).await.unwrap();
+    assert_eq!(pod.wait("").await, 137);
+    world.topics(&["create", "start", "exit", "delete", "exit"].map(|name| format!("/tasks/{name}")).each_ref().map(String::as_str)).await;
+    end(&mut world, &pod).await;
+}
+
+async fn a_pod_whose_guest_does_not_come_up_tells_its_first_container_why() {
+    let mut world = World::new().await;
+    world.environment.push(("FAKE_PANICS".into(), "1".into()));
+    let pod = pod(&world).await;
+    world.topics(&["/tasks/create", "/tasks/start"]).await;
+    let bundle = world.bundle("app", &["hang"], &MEMBER, json!([]));
+    let app = world.start("app", &bundle).await;
+    let error = app.create(&Io::default()).await.unwrap_err();
+    assert!(error.to_string().contains("initdata digest mismatch"), "{error}");
+    // Whoever was told may know now that the pod is over.
+    assert_eq!(pod.wait("").await, 137);
+    world.topics(&["/tasks/exit"]).await;
+    assert!(app.create(&Io::default()).await.is_err());
+    end(&mut world, &pod).await;
+}
+
+async fn a_pod_can_be_killed_while_its_guest_boots() {
+    for signal in [15, 9] {
+        let mut world = World::new().await;
+        world.environment.push(("FAKE_LATE".into(), "1".into()));
+        let pod = pod(&world).await;
+        pod.kill("", signal).await.unwrap();
+        assert_eq!(pod.wait("").await, 137);
+        world.topics(&["/tasks/create", "/tasks/start", "/tasks/exit"]).await;
+        end(&mut world, &pod).await;
+    }
 }
 
 async fn ac_68_a_machine_that_crashes_ends_its_tasks() {

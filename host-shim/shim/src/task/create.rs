@@ -7,6 +7,7 @@ use std::time::Instant;
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::shim::shim::CreateTaskRequest;
 use kata_cc_agent_protocol::rpc::agent::{CreateContainerRequest, Storage};
+use kata_cc_agent_protocol::rpc::oci as wire;
 use kata_cc_agent_protocol::{ANNOTATION_IMAGE_NAME, CONTAINER_DIR, DRIVER_IMAGE_GUEST_PULL};
 use kata_cc_vmm::config::Config;
 use kata_cc_vmm::plan::SandboxId;
@@ -18,6 +19,7 @@ use crate::config;
 use crate::error::Error;
 use crate::host_file::kubelet_termination_log;
 use crate::kind::Kind;
+use crate::machine::Order;
 use crate::oci::Spec;
 use crate::pod::{Container, Pod};
 use crate::process::Process;
@@ -42,66 +44,77 @@ pub(super) async fn create(pod: Arc<Pod>, request: CreateTaskRequest) -> Result<
     let bundle = PathBuf::from(&request.bundle);
     let spec = Spec::load(&bundle)?;
     let kind = Kind::of(&spec.annotations)?;
-    let sandbox = if kind.owns_machine() { start_machine(&pod, &request, id, &kind, &spec).await? } else { pod.sandbox().await? };
-    let created = create_in_guest(&pod, &request, bundle, kind.clone(), &spec, sandbox).await;
+    let sandbox = if kind.owns_machine() { launch(&pod, &request, id, &kind, &spec).await? } else { pod.sandbox().await? };
+    let created = match kind {
+        // It begins with the machine.
+        Kind::Sandbox => add(&pod, &request, bundle, kind.clone(), &spec, sandbox),
+        Kind::Container(_) | Kind::Single => match create_in_guest(&request, &kind, &spec, &sandbox).await {
+            Ok(()) => add(&pod, &request, bundle, kind.clone(), &spec, sandbox),
+            Err(error) => Err(error),
+        },
+    };
     if created.is_err() && kind.owns_machine() {
         pod.stop_sandbox().await;
     }
     created
 }
 
-async fn start_machine(
-    pod: &Arc<Pod>,
-    request: &CreateTaskRequest,
-    id: SandboxId,
-    kind: &Kind,
-    spec: &Spec,
-) -> Result<Arc<Sandbox>, Error> {
+/// Launches the pod's machine. It boots while containerd goes on.
+async fn launch(pod: &Arc<Pod>, request: &CreateTaskRequest, id: SandboxId, kind: &Kind, spec: &Spec) -> Result<Arc<Sandbox>, Error> {
     let mut place = pod.sandbox_place().await;
     if place.is_some() {
         return Err(Error::State("this shim has a machine already; a second pod needs a shim of its own".into()));
     }
     let config = Config::load(&config::path(request.options.as_ref())?)?;
     config::remember_run_dir(Path::new(&request.bundle), &config.run_dir).map_err(Error::host("cannot write to the bundle"))?;
-    let sandbox = Sandbox::start(config, id, kind, spec).await?;
+    let own_container = match kind {
+        Kind::Sandbox => Some(question(request, kind, spec, spec.to_wire(&[]), Vec::new())),
+        Kind::Container(_) | Kind::Single => None,
+    };
+    let sandbox = Sandbox::launch(Order { config, id, kind: kind.clone(), spec: spec.clone(), own_container }).await?;
     pod.watch(&sandbox);
     *place = Some(Arc::clone(&sandbox));
     Ok(sandbox)
 }
 
-async fn create_in_guest(
-    pod: &Arc<Pod>,
+/// What the agent is asked for a container.
+fn question(
     request: &CreateTaskRequest,
-    bundle: PathBuf,
-    kind: Kind,
+    kind: &Kind,
     spec: &Spec,
-    sandbox: Arc<Sandbox>,
-) -> Result<(), Error> {
-    let begin = Instant::now();
-    let random = std::iter::repeat_with(volumes::random_hex).take(spec.mounts.len()).collect::<Result<Vec<_>, _>>();
-    let mut random = random.map_err(Error::host("cannot read /dev/urandom"))?.into_iter();
-    let volumes = volumes::plan(&kind, &request.id, &spec.mounts, || random.next().unwrap_or_default(), volumes::is_tmpfs);
-    let mut storages: Vec<Storage> = volumes.storages.iter().map(volumes::LocalVolume::to_wire).collect();
-    if kind != Kind::Sandbox {
-        storages.insert(0, image_storage(&request.id, spec)?);
-    }
-    for copy in &volumes.copies {
-        copy.send(sandbox.agent()).await?;
-    }
-    let mut guest_spec = spec.to_wire(&volumes.mounts);
-    guest_spec.Annotations.extend([kind.annotation(), (BUNDLE_ANNOTATION.to_owned(), bundle.display().to_string())]);
-    let question = CreateContainerRequest {
+    mut guest_spec: wire::Spec,
+    storages: Vec<Storage>,
+) -> CreateContainerRequest {
+    guest_spec.Annotations.extend([kind.annotation(), (BUNDLE_ANNOTATION.to_owned(), request.bundle.clone())]);
+    CreateContainerRequest {
         container_id: request.id.clone(),
         OCI: MessageField::some(guest_spec),
         storages,
         // A pid namespace with a path is one that others are in: the pod shares its processes.
         sandbox_pidns: spec.namespace("pid").is_some_and(|namespace| !namespace.path.is_empty()),
         ..Default::default()
-    };
-    let agent = sandbox.agent();
+    }
+}
+
+async fn create_in_guest(request: &CreateTaskRequest, kind: &Kind, spec: &Spec, sandbox: &Sandbox) -> Result<(), Error> {
+    let agent = sandbox.agent().await?;
+    let begin = Instant::now();
+    let random = std::iter::repeat_with(volumes::random_hex).take(spec.mounts.len()).collect::<Result<Vec<_>, _>>();
+    let mut random = random.map_err(Error::host("cannot read /dev/urandom"))?.into_iter();
+    let volumes = volumes::plan(kind, &request.id, &spec.mounts, || random.next().unwrap_or_default(), volumes::is_tmpfs);
+    let mut storages = vec![image_storage(&request.id, spec)?];
+    storages.extend(volumes.storages.iter().map(volumes::LocalVolume::to_wire));
+    for copy in &volumes.copies {
+        copy.send(&agent).await?;
+    }
+    let question = question(request, kind, spec, spec.to_wire(&volumes.mounts), storages);
     agent.client().create_container(agent.create_context(), &question).await?;
     sandbox.timeline().record(format!("create container {}", request.id), begin);
+    Ok(())
+}
 
+/// Notes a container that is there, and tells containerd.
+fn add(pod: &Pod, request: &CreateTaskRequest, bundle: PathBuf, kind: Kind, spec: &Spec, sandbox: Arc<Sandbox>) -> Result<(), Error> {
     let stdio = StdioPaths {
         stdin: request.stdin.clone(),
         stdout: request.stdout.clone(),

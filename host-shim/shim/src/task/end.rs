@@ -11,7 +11,7 @@ use protobuf::MessageField;
 use super::pid;
 use crate::agent::within;
 use crate::error::Error;
-use crate::pod::Pod;
+use crate::pod::{Container, Pod};
 use crate::process::{ExitInfo, STATUS_KILLED, State};
 
 /// How long a guest may take to answer a request to end something, before its machine is ended instead.
@@ -30,14 +30,20 @@ pub(super) async fn kill(pod: Arc<Pod>, request: KillRequest) -> Result<(), Erro
         pod.publish_exit(&process).await;
         return Ok(());
     }
-    let agent = container.sandbox.agent();
+    let fatal = request.signal == u32::from_ne_bytes(libc::SIGKILL.to_ne_bytes());
+    let Some(agent) = container.sandbox.agent_now() else {
+        // Only the pod's own container runs before its agent serves, and every signal by which containerd ends a pod means the machine then.
+        if container.kind.owns_machine() {
+            container.sandbox.stop().await;
+        }
+        return Ok(());
+    };
     let question = SignalProcessRequest {
         container_id: request.id.clone(),
         exec_id: request.exec_id.clone(),
         signal: request.signal,
         ..Default::default()
     };
-    let fatal = request.signal == u32::from_ne_bytes(libc::SIGKILL.to_ne_bytes());
     let ends_machine = fatal && request.exec_id.is_empty() && container.kind.owns_machine();
     match within(GRACE, agent.client().signal_process(agent.context(), &question)).await {
         // The guest's yes is its word: a pod that is to die does so within the grace, or its machine is ended.
@@ -75,14 +81,7 @@ pub(super) async fn delete(pod: Arc<Pod>, request: DeleteRequest) -> Result<Dele
             container.sandbox.write_timeline().await;
             pod.stop_sandbox().await;
         } else {
-            let agent = container.sandbox.agent();
-            let question = RemoveContainerRequest { container_id: request.id.clone(), ..Default::default() };
-            // A guest that does not answer takes the container along when the pod ends.
-            match within(GRACE, agent.client().remove_container(agent.context(), &question)).await {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => tracing::warn!(%error, container = %request.id, "the agent did not remove the container"),
-                None => tracing::warn!(container = %request.id, "the agent did not answer the removal of the container"),
-            }
+            remove_in_guest(&container).await;
         }
         pod.remove(&request.id);
     } else {
@@ -98,6 +97,17 @@ pub(super) async fn delete(pod: Arc<Pod>, request: DeleteRequest) -> Result<Dele
     };
     pod.events.publish(event);
     Ok(DeleteResponse { pid: pid(), exit_status: exit.status, exited_at: MessageField::some(exit.at), ..Default::default() })
+}
+
+/// Takes a container away in the guest. A guest that does not answer, or is gone, takes it along when the pod ends.
+async fn remove_in_guest(container: &Container) {
+    let Some(agent) = container.sandbox.agent_now() else { return };
+    let question = RemoveContainerRequest { container_id: container.id.clone(), ..Default::default() };
+    match within(GRACE, agent.client().remove_container(agent.context(), &question)).await {
+        Some(Ok(_)) => {}
+        Some(Err(error)) => tracing::warn!(%error, container = %container.id, "the agent did not remove the container"),
+        None => tracing::warn!(container = %container.id, "the agent did not answer the removal of the container"),
+    }
 }
 
 /// Ends the shim once nothing is left, or at once when asked to.

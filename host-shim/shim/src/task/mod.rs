@@ -109,13 +109,14 @@ impl Service {
 
     async fn try_stats(&self, request: api::StatsRequest) -> Result<api::StatsResponse, Error> {
         let container = self.pod.container(&request.id)?;
-        let agent = container.sandbox.agent();
-        let question = StatsContainerRequest { container_id: request.id, ..Default::default() };
-        let answer = match agent.client().stats_container(agent.context(), &question).await {
-            Ok(answer) => answer,
-            // The pod's own container has no process and need not have statistics; containerd asks for them all the same.
-            Err(_) if container.kind == Kind::Sandbox => Default::default(),
-            Err(error) => return Err(error.into()),
+        // The pod's own container has no process and so no statistics; containerd asks for them all the same.
+        let answer = match container.kind {
+            Kind::Sandbox => Default::default(),
+            Kind::Container(_) | Kind::Single => {
+                let agent = container.sandbox.agent().await?;
+                let question = StatsContainerRequest { container_id: request.id, ..Default::default() };
+                agent.client().stats_container(agent.context(), &question).await?
+            }
         };
         Ok(api::StatsResponse { stats: MessageField::some(stats::to_any(&answer)), ..Default::default() })
     }
@@ -127,7 +128,7 @@ impl Service {
         if container.kind == Kind::Sandbox {
             return Ok(());
         }
-        let agent = container.sandbox.agent();
+        let agent = container.sandbox.agent().await?;
         let question =
             UpdateContainerRequest { container_id: request.id, resources: MessageField::some(resources.to_wire()), ..Default::default() };
         agent.client().update_container(agent.context(), &question).await?;
@@ -136,7 +137,7 @@ impl Service {
 
     async fn try_set_paused(&self, id: String, paused: bool) -> Result<(), Error> {
         let container = self.pod.container(&id)?;
-        let agent = container.sandbox.agent();
+        let agent = container.sandbox.agent().await?;
         if paused {
             let request = PauseContainerRequest { container_id: id.clone(), ..Default::default() };
             agent.client().pause_container(agent.context(), &request).await?;
@@ -154,7 +155,7 @@ impl Service {
     async fn try_resize(&self, request: api::ResizePtyRequest) -> Result<(), Error> {
         let container = self.pod.container(&request.id)?;
         container.process(&request.exec_id)?;
-        let agent = container.sandbox.agent();
+        let agent = container.sandbox.agent().await?;
         let question = TtyWinResizeRequest {
             container_id: request.id,
             exec_id: request.exec_id,

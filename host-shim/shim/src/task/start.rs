@@ -9,7 +9,9 @@ use kata_cc_agent_protocol::rpc::agent::{ExecProcessRequest, StartContainerReque
 use protobuf::MessageField;
 
 use super::pid;
+use crate::agent::Agent;
 use crate::error::Error;
+use crate::kind::Kind;
 use crate::pod::{Container, Pod};
 use crate::process::{ExitInfo, Process, STATUS_UNKNOWN};
 use crate::stdio::Stdio;
@@ -22,8 +24,11 @@ pub(super) async fn start(pod: Arc<Pod>, request: StartRequest) -> Result<(), Er
         return Err(Error::State(format!("process {:?} of container {} was started or stopped before", request.exec_id, request.id)));
     }
     let begin = Instant::now();
-    let stdio = match start_in_guest(&container, &process).await {
-        Ok(stdio) => stdio,
+    // The pod's own container begins with the machine, which may still be booting.
+    let own = container.kind == Kind::Sandbox && request.exec_id.is_empty();
+    let started = if own { Ok(None) } else { start_in_guest(&container, &process).await.map(Some) };
+    let started = match started {
+        Ok(started) => started,
         Err(error) => {
             // It never ran, so there is no exit to tell of; containerd deletes it next.
             process.stopped(ExitInfo::now(STATUS_UNKNOWN));
@@ -39,8 +44,11 @@ pub(super) async fn start(pod: Arc<Pod>, request: StartRequest) -> Result<(), Er
             TaskExecStarted { container_id: request.id.clone(), exec_id: request.exec_id.clone(), pid: pid(), ..Default::default() };
         pod.events.publish(event);
     }
-    pod.reap(&container, &process, stdio);
-    if request.exec_id.is_empty() {
+    match started {
+        Some((agent, stdio)) => pod.reap(&container, &process, agent, stdio),
+        None => pod.reap_own(&container),
+    }
+    if request.exec_id.is_empty() && !own {
         container.sandbox.timeline().record(format!("start container {}", request.id), begin);
         let sandbox = Arc::clone(&container.sandbox);
         tokio::spawn(async move { sandbox.write_timeline().await });
@@ -48,10 +56,10 @@ pub(super) async fn start(pod: Arc<Pod>, request: StartRequest) -> Result<(), Er
     Ok(())
 }
 
-async fn start_in_guest(container: &Container, process: &Process) -> Result<Stdio, Error> {
+async fn start_in_guest(container: &Container, process: &Process) -> Result<(Agent, Stdio), Error> {
     // Opened first: a process whose output has nowhere to go is not started.
     let stdio = Stdio::open(&process.stdio)?;
-    let agent = container.sandbox.agent();
+    let agent = container.sandbox.agent().await?;
     match &process.spec {
         None => {
             let request = StartContainerRequest { container_id: container.id.clone(), ..Default::default() };
@@ -67,5 +75,5 @@ async fn start_in_guest(container: &Container, process: &Process) -> Result<Stdi
             agent.client().exec_process(agent.context(), &request).await?;
         }
     }
-    Ok(stdio)
+    Ok((agent, stdio))
 }

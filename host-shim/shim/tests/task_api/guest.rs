@@ -9,6 +9,7 @@ use std::os::fd::FromRawFd as _;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kata_cc_agent_protocol::rpc::agent::*;
@@ -84,6 +85,12 @@ async fn vsock(device: &Path, socket: &Path) {
         .register_service(create_agent_service(Arc::new(Agent { dir: dir.clone(), processes: Mutex::default() })));
     server.start().await.unwrap();
     let (mut vmm, _) = device.accept().await.unwrap();
+    if std::env::var_os("FAKE_LATE").is_some() {
+        // A guest that boots until it is told not to.
+        while !dir.join("boot").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
     if std::env::var_os("FAKE_PANICS").is_none() {
         // An agent that announces itself; the shim may not listen (and then asks again and again).
         let mut ready = socket.as_os_str().to_owned();

@@ -240,7 +240,11 @@ impl Cri {
             log_directory: log_directory.display().to_string(),
             dns_config: Some(cri::DnsConfig { servers: vec![crate::namespaces::GATEWAY.to_owned()], ..Default::default() }),
             annotations,
-            linux: Some(cri::LinuxPodSandboxConfig { security_context: Some(sandbox_security()), ..Default::default() }),
+            linux: Some(cri::LinuxPodSandboxConfig {
+                cgroup_parent: crate::cgroup::parent(),
+                security_context: Some(sandbox_security()),
+                ..Default::default()
+            }),
             ..Default::default()
         })
     }

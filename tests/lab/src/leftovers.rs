@@ -88,7 +88,7 @@ fn processes() -> Result<BTreeMap<u32, String>> {
 fn cgroups() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     walk(Path::new("/sys/fs/cgroup"), 3, &mut |path, is_dir| {
-        // containerd's name for what CRI makes, and ours; the machine's other cgroups come and go as they like.
+        // containerd's name for pods without a parent, and ours; the machine's other cgroups come and go as they like.
         let name = path.display().to_string();
         if is_dir && (name.contains("k8s.io") || name.contains("kata")) {
             found.insert(name);

@@ -5,6 +5,7 @@
 mod artifacts;
 mod bench;
 mod broker;
+mod cgroup;
 mod containerd;
 mod cri;
 mod demo;

@@ -15,6 +15,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, Uid};
 
+use crate::cgroup::PodsCgroup;
 use crate::process::run;
 
 /// The lab's bridge, on which registry, broker and pods meet.
@@ -35,12 +36,15 @@ pub(crate) fn run_inside(args: &[OsString], work: tempfile::TempDir, keep: bool)
     unsafe {
         signal(Signal::SIGINT, SigHandler::SigIgn).context("cannot ignore SIGINT")?;
     }
+    let cgroup = PodsCgroup::make()?;
+    let (variable, name) = cgroup.variable();
     let status = Command::new("unshare")
         .args(["--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--propagation", "private"])
         .arg(std::env::current_exe()?)
         .arg("init")
         .args(args)
         .env("KATA_CC_LAB_WORK", work.path())
+        .env(variable, name)
         .status()
         .context("cannot start unshare (package util-linux)")?;
     if keep {

@@ -1,11 +1,14 @@
-//! From initdata to a policy in force, or to a refusal.
+//! From initdata to a policy for this pod, or to a refusal.
 //!
-//! 1. Initdata is read from the one disk that begins with its magic. No such disk, or two: refused.
+//! 1. Initdata is read from the one disk that begins with its magic. No such disk, or two: refused. Its frame is parsed: gzip, and
+//!    the outer TOML with the names of the documents. So these parsers face bytes that nobody has vouched for yet, and both are bounded.
 //! 2. The TEE is asked for a report of this very guest. Its host data must be the digest of what was read; otherwise the host has
 //!    shown us something else than it launched us with (AC-23), and nothing in it may be believed.
-//! 3. The policy's signature is verified with the keys in initdata, and the policy put in front of all requests.
+//! 3. The documents are parsed, and the policy's signature is verified with the keys in initdata.
+//! 4. The documents must be those under the signature, each with its digest, none more and none less. The host chooses what it launches
+//!    us with: without this, it could put the owner's key and policy beside documents of its own and pass for the owner.
 //!
-//! **Invariant:** nothing of initdata is used, not even parsed beyond its frame, before step 2 has succeeded.
+//! **Invariant:** no document of initdata is parsed before step 2, and nothing that one says is acted on before step 4 has succeeded.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -13,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use kata_cc_policy::guest_config::ConfigError;
 use kata_cc_policy::initdata::{DISK_MAGIC, MAX_DISK};
-use kata_cc_policy::{GuestConfig, Initdata, InitdataError};
+use kata_cc_policy::{BindError, BoundPolicy, GuestConfig, Initdata, InitdataError, SignedPolicy};
 use thiserror::Error;
 
 use crate::attest::{AttestError, Attester};
@@ -54,30 +57,42 @@ pub(crate) enum BootError {
     /// The policy's signature.
     #[error("the agent policy in initdata")]
     Envelope(#[from] kata_cc_policy::envelope::EnvelopeError),
+    /// The documents beside it.
+    #[error("the documents in initdata")]
+    Documents(#[from] BindError),
     /// The policy itself.
     #[error("the agent policy in initdata")]
     Gate(#[from] kata_cc_policy::GateError),
 }
 
-/// Initdata that the hardware vouches for, and what it says.
+/// Initdata that the hardware vouches for and that its owner signed as a whole.
+#[derive(Debug)]
 pub(crate) struct Bound {
     /// The text.
     pub(crate) initdata: Initdata,
     /// What it says.
     pub(crate) config: GuestConfig,
+    /// Its policy.
+    pub(crate) policy: BoundPolicy,
 }
 
-/// Reads initdata and has the hardware vouch for it.
+/// Reads initdata, has the hardware vouch for it, and holds it against its owner's signature.
 ///
 /// # Errors
-/// When there is none, or not exactly what this guest was launched with.
+/// When there is none, or it is not exactly what this guest was launched with, or not exactly what its owner signed.
 pub(crate) async fn bound_initdata(attester: &Attester, timeline: &Timeline) -> Result<Bound, BootError> {
     let initdata = find(Path::new("/sys/block"), Path::new("/dev"))?;
     timeline.mark("initdata");
     attester.check_bound(&initdata).await?;
     timeline.mark("report");
+    signed(initdata)
+}
+
+/// Steps 3 and 4.
+fn signed(initdata: Initdata) -> Result<Bound, BootError> {
     let config = GuestConfig::from_initdata(&initdata)?;
-    Ok(Bound { initdata, config })
+    let policy = SignedPolicy::verify(&config.policy.envelope, &config.policy.trusted)?.bind(&initdata)?;
+    Ok(Bound { initdata, config, policy })
 }
 
 /// Finds initdata among the guest's disks.
@@ -132,7 +147,11 @@ fn begins_with_magic(mut file: &File) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kata_cc_policy::initdata::InitdataBuilder;
+    use crate::errors::with_causes;
+    use kata_cc_policy::envelope::PolicyPayload;
+    use kata_cc_policy::guest_config::{CDH_TOML, Documents, POLICY_DSSE};
+    use kata_cc_policy::initdata::{Algorithm, InitdataBuilder};
+    use kata_cc_policy::keys::{KeyKind, SigningKey};
 
     struct Disks(tempfile::TempDir);
 
@@ -181,5 +200,45 @@ mod tests {
         let mut long = image();
         long.resize(MAX_DISK + 2 * 512, 0);
         assert!(matches!(Disks::new(&[("vda", &long)]).find(), Err(BootError::TooLong(_))));
+    }
+
+    /// What an owner builds: documents, and a policy signed together with them.
+    fn owned(registry: &str, key: &SigningKey) -> Initdata {
+        let documents = Documents {
+            policy_keys: vec![key.public_key().to_pem()],
+            insecure_registries: vec![registry.to_owned()],
+            ..Documents::default()
+        };
+        let draft = documents.draft(Algorithm::Sha256).unwrap();
+        let (rego, data) = ("package agent_policy".to_owned(), serde_json::Map::new());
+        let payload = PolicyPayload { version: 1, rego, data, documents: draft.documents() };
+        draft.complete(std::str::from_utf8(&SignedPolicy::sign(&payload, &[key]).unwrap()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn initdata_that_its_owner_signed_is_taken() {
+        let key = SigningKey::generate(KeyKind::P256).unwrap();
+        assert_eq!(signed(owned("10.0.0.1:5000", &key)).unwrap().policy.policy().version(), 1);
+    }
+
+    /// The owner's key and the owner's signed policy, beside a document of the host's making.
+    #[test]
+    fn refuses_a_document_that_the_owner_did_not_sign_and_names_it() {
+        let key = SigningKey::generate(KeyKind::P256).unwrap();
+        let (owners, other) = (owned("10.0.0.1:5000", &key), owned("10.0.0.66:5000", &key));
+        let mixed = InitdataBuilder::from(&owners).document(CDH_TOML, other.get(CDH_TOML).unwrap()).build().unwrap();
+        let error = signed(mixed).unwrap_err();
+        assert!(matches!(error, BootError::Documents(_)), "{error:?}");
+        assert!(with_causes(&error).contains("`cdh.toml` was changed (expected sha256 "), "{}", with_causes(&error));
+        let swapped = InitdataBuilder::from(&owners).document(POLICY_DSSE, other.get(POLICY_DSSE).unwrap()).build().unwrap();
+        assert!(matches!(signed(swapped), Err(BootError::Documents(_))));
+    }
+
+    #[test]
+    fn refuses_a_policy_that_no_key_of_initdata_signed() {
+        let [key, other] = [0, 1].map(|_| SigningKey::generate(KeyKind::P256).unwrap());
+        let theirs = owned("10.0.0.1:5000", &other);
+        let mixed = InitdataBuilder::from(&owned("10.0.0.1:5000", &key)).document(POLICY_DSSE, theirs.get(POLICY_DSSE).unwrap());
+        assert!(matches!(signed(mixed.build().unwrap()), Err(BootError::Envelope(_))));
     }
 }

@@ -1,8 +1,8 @@
 //! `kata-cc-agent`: PID 1 and the whole userland of a confidential guest.
 //!
 //! This file is wiring only. In the order in which things happen: [`init`] makes the guest usable, [`boot`] reads initdata and has
-//! the hardware vouch for it, [`rpc`] serves the host under the policy from it, [`rest`] serves programs in the pod. [`kbs`] and
-//! [`image`] work for both; [`container`] runs what was allowed.
+//! the hardware and the owner's signature vouch for it, [`rpc`] serves the host under the policy from it, [`rest`] serves programs in
+//! the pod. [`kbs`] and [`image`] work for both; [`container`] runs what was allowed.
 //!
 //! **Invariant:** no request of the host is carried out before a policy is in force whose signature and binding to this very
 //! launch were checked.
@@ -124,8 +124,7 @@ async fn prepare(config: Config, network: Network, reaper: Arc<Reaper>, timeline
     let bound = boot::bound_initdata(&attester, &timeline).await?;
     timeline.mark("configuration");
     let gate = Arc::new(kata_cc_policy::Gate::new());
-    let policy = kata_cc_policy::SignedPolicy::verify(&bound.config.policy.envelope, &bound.config.policy.trusted)?;
-    gate.install(policy)?;
+    gate.install(bound.policy)?;
     timeline.mark("policy");
     for ignored in &bound.config.ignored {
         tracing::info!(entry = %ignored, "initdata: left out, it concerns other programs");

@@ -1,8 +1,8 @@
-//! The policy engine of one pod: a verified policy, its state, and the only place where [`Allowed`] is made.
+//! The policy engine of one pod: a verified and bound policy, its state, and the only place where [`Allowed`] is made.
 
 use std::sync::Mutex;
 
-use crate::envelope::VerifiedPolicy;
+use crate::binding::{BoundPolicy, DocumentDigests};
 use crate::evaluate::{Budget, Evaluation, LoadError, Rules};
 use crate::keys::TrustId;
 use crate::request::{Allowed, Cause, Denied, PolicyRequest};
@@ -26,13 +26,15 @@ impl ClosedDoor {
         Self { budget }
     }
 
-    /// Opens with a verified policy.
+    /// Opens with a verified policy that is bound to the pod's initdata.
     ///
     /// # Errors
     /// When the policy cannot be used.
-    pub fn open(self, policy: VerifiedPolicy) -> Result<PolicyEngine, LoadError> {
+    pub fn open(self, policy: BoundPolicy) -> Result<PolicyEngine, LoadError> {
+        let policy = policy.policy();
         let rules = Rules::load(policy.rego(), policy.data(), self.budget)?;
-        Ok(PolicyEngine { version: policy.version(), trust: policy.trust(), rules: Mutex::new(rules) })
+        let documents = policy.documents().clone();
+        Ok(PolicyEngine { version: policy.version(), trust: policy.trust(), documents, rules: Mutex::new(rules) })
     }
 }
 
@@ -41,6 +43,7 @@ impl ClosedDoor {
 pub struct PolicyEngine {
     version: u64,
     trust: TrustId,
+    documents: DocumentDigests,
     rules: Mutex<Rules>,
 }
 
@@ -57,6 +60,12 @@ impl PolicyEngine {
         self.trust
     }
 
+    /// The documents of the pod's initdata.
+    #[must_use]
+    pub fn documents(&self) -> &DocumentDigests {
+        &self.documents
+    }
+
     /// Asks the policy. On a yes, the state changes the rule asked for are in effect when this returns; on a no, nothing changed.
     ///
     /// # Errors
@@ -71,7 +80,7 @@ impl PolicyEngine {
     }
 
     /// The engine for the next policy, with this one's state.
-    pub(crate) fn successor(&self, policy: VerifiedPolicy, budget: Budget) -> Result<Self, LoadError> {
+    pub(crate) fn successor(&self, policy: BoundPolicy, budget: Budget) -> Result<Self, LoadError> {
         let state = self.rules.lock().map_err(|_| LoadError::Broken)?.state();
         let next = ClosedDoor::with_budget(budget).open(policy)?;
         next.rules.lock().map_err(|_| LoadError::Broken)?.set_state(state)?;

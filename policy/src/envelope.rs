@@ -1,7 +1,8 @@
-//! Signed policies: a DSSE envelope (secure-systems-lab/dsse, protocol v1.0) around a version, the Rego text and its data.
+//! Signed policies: a DSSE envelope (secure-systems-lab/dsse, protocol v1.0) around a version, the Rego text, its data, and the digests
+//! of all documents that go with it in initdata.
 //!
 //! The payload is not looked into before a trusted key's signature over it was found good. [`VerifiedPolicy`] is the proof of that;
-//! only [`SignedPolicy::verify`] makes one.
+//! only [`SignedPolicy::verify`] makes one. Whether the documents are those that were signed is asked by [`VerifiedPolicy::bind`].
 //!
 //! Fields of the envelope other than the three of the protocol are ignored, as it demands: they are not authenticated.
 
@@ -13,10 +14,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use crate::binding::DocumentDigests;
 use crate::keys::{KeyError, KeyId, SigningKey, TrustId, TrustedKeys};
 
 /// Payload type of an agent policy.
-pub const PAYLOAD_TYPE: &str = "application/vnd.kata-cc.agent-policy.v1+json";
+pub const PAYLOAD_TYPE: &str = "application/vnd.kata-cc.agent-policy.v2+json";
+
+/// The type of the format before, whose signature said nothing about the documents that go with the policy.
+const FORMER_PAYLOAD_TYPE: &str = "application/vnd.kata-cc.agent-policy.v1+json";
 
 /// Largest envelope: initdata, which carries it, has 1 MiB; the CLI and `SetPolicy` get the same limit.
 pub const MAX_ENVELOPE: usize = 1 << 20;
@@ -43,6 +48,12 @@ pub enum EnvelopeError {
         /// What the envelope says.
         found: String,
     },
+    /// Of the format before.
+    #[error(
+        "the signed policy has payloadType {FORMER_PAYLOAD_TYPE:?}, whose signature does not cover initdata; expected {PAYLOAD_TYPE:?}: \
+         sign the policy again (`kata-cc policy sign --initdata …`, or `kata-cc initdata build --sign-with …`)"
+    )]
+    FormerFormat,
     /// Not base64.
     #[error("the signed policy's {0} is not base64")]
     Base64(&'static str),
@@ -64,7 +75,7 @@ pub enum EnvelopeError {
         found: usize,
     },
     /// The payload, though signed, is not a policy.
-    #[error("the signed payload is not a policy (JSON with version, rego and optionally data): {0}")]
+    #[error("the signed payload is not a policy (JSON with version, rego, documents and optionally data): {0}")]
     Payload(String),
     /// Older than allowed.
     #[error("the signed policy has version {found}, expected at least {minimum}; sign it again with a higher version")]
@@ -130,9 +141,12 @@ pub struct PolicyPayload {
     /// Data for the policy, found under `data`.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub data: Map<String, Value>,
+    /// The other documents of the initdata it is signed for. Not optional: a policy signed for no initdata would fit the host's.
+    pub documents: DocumentDigests,
 }
 
 /// A policy that a trusted key signed, of a version that is accepted. Private fields: only [`SignedPolicy::verify`] makes one.
+/// It opens no door before it is bound to the initdata it came with ([`VerifiedPolicy::bind`]).
 pub struct VerifiedPolicy {
     payload: PolicyPayload,
     key: KeyId,
@@ -164,6 +178,12 @@ impl VerifiedPolicy {
         &self.payload.data
     }
 
+    /// The documents it was signed with.
+    #[must_use]
+    pub fn documents(&self) -> &DocumentDigests {
+        &self.payload.documents
+    }
+
     /// The key whose signature counted.
     #[must_use]
     pub fn key(&self) -> KeyId {
@@ -190,6 +210,9 @@ impl SignedPolicy {
             return Err(EnvelopeError::TooLarge { found: bytes.len() });
         }
         let envelope: Envelope = serde_json::from_slice(bytes).map_err(|e| EnvelopeError::Envelope(e.to_string()))?;
+        if envelope.payload_type == FORMER_PAYLOAD_TYPE {
+            return Err(EnvelopeError::FormerFormat);
+        }
         if envelope.payload_type != PAYLOAD_TYPE {
             return Err(EnvelopeError::PayloadType { found: envelope.payload_type.chars().take(128).collect() });
         }
@@ -209,12 +232,14 @@ impl SignedPolicy {
     /// Signs a policy with one or more keys. The result is the envelope's JSON text.
     ///
     /// # Errors
-    /// When the version is 0, the result would be too large to be accepted, or the system's random source fails.
+    /// When the version is 0, no document is listed, the result would be too large to be accepted, or the system's random source fails.
     pub fn sign(payload: &PolicyPayload, keys: &[&SigningKey]) -> Result<Vec<u8>, EnvelopeError> {
         if payload.version == 0 {
             return Err(EnvelopeError::Version { found: 0, minimum: 1 });
         }
         let body = serde_json::to_vec(payload).map_err(|e| EnvelopeError::Payload(e.to_string()))?;
+        // What a reader would refuse is not signed.
+        serde_json::from_slice::<PolicyPayload>(&body).map_err(|e| EnvelopeError::Payload(e.to_string()))?;
         let message = pae(PAYLOAD_TYPE, &body);
         let mut signatures = Vec::with_capacity(keys.len());
         for key in keys {

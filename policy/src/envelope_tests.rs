@@ -4,12 +4,24 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use serde_json::{Map, Value, json};
 
-use super::{EnvelopeError, PAYLOAD_TYPE, PolicyPayload, SignedPolicy, Tried, pae};
+use super::{EnvelopeError, FORMER_PAYLOAD_TYPE, PAYLOAD_TYPE, PolicyPayload, SignedPolicy, Tried, pae};
+use crate::binding::DocumentDigests;
+use crate::initdata::InitdataBuilder;
 use crate::keys::{KeyKind, SigningKey, TrustedKeys};
 
 fn payload(version: u64) -> PolicyPayload {
-    PolicyPayload { version, rego: "package agent_policy\nR := true".to_owned(), data: Map::new() }
+    let documents = DocumentDigests::of(&InitdataBuilder::new().document("aa.toml", "").build().unwrap());
+    PolicyPayload { version, rego: "package agent_policy\nR := true".to_owned(), data: Map::new(), documents }
 }
+
+/// An envelope around any text, with a good signature.
+fn sealed(key: &SigningKey, payload_type: &str, text: &str) -> Vec<u8> {
+    let sig = STANDARD.encode(key.sign(&pae(payload_type, text.as_bytes())).unwrap());
+    json!({"payloadType": payload_type, "payload": STANDARD.encode(text), "signatures": [{"sig": sig}]}).to_string().into_bytes()
+}
+
+/// The list of documents in a payload.
+const DOCUMENTS: &str = r#""documents":{"aa.toml":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}"#;
 
 fn trust(keys: &[&SigningKey], min_version: u64) -> TrustedKeys {
     TrustedKeys::new(keys.iter().map(|key| key.public_key()), min_version).unwrap()
@@ -120,27 +132,51 @@ fn rejects_versions_below_the_minimum() {
 #[test]
 fn rejects_signed_payloads_that_are_no_policy() {
     let [key, _] = keys();
+    let verify = |text: &str| SignedPolicy::verify(&sealed(&key, PAYLOAD_TYPE, text), &trust(&[&key], 1)).map(drop);
+    verify(&format!(r#"{{"version":1,"rego":"",{DOCUMENTS}}}"#)).unwrap();
     for text in [
-        "",
-        "{}",
-        "[]",
-        r#"{"version":1}"#,
-        r#"{"version":1,"rego":"","x":1}"#,
-        r#"{"version":-1,"rego":""}"#,
-        r#"{"version":"1","rego":""}"#,
+        String::new(),
+        "{}".to_owned(),
+        "[]".to_owned(),
+        format!(r#"{{"version":1,{DOCUMENTS}}}"#),
+        format!(r#"{{"version":1,"rego":"","x":1,{DOCUMENTS}}}"#),
+        format!(r#"{{"version":-1,"rego":"",{DOCUMENTS}}}"#),
+        format!(r#"{{"version":"1","rego":"",{DOCUMENTS}}}"#),
     ] {
-        let sig = STANDARD.encode(key.sign(&pae(PAYLOAD_TYPE, text.as_bytes())).unwrap());
-        let envelope = json!({"payloadType": PAYLOAD_TYPE, "payload": STANDARD.encode(text), "signatures": [{"sig": sig}]});
-        let outcome = SignedPolicy::verify(envelope.to_string().as_bytes(), &trust(&[&key], 1));
-        assert!(matches!(outcome, Err(EnvelopeError::Payload(_))), "{text}");
+        assert!(matches!(verify(&text), Err(EnvelopeError::Payload(_))), "{text}");
     }
     // Version 0 with a good signature, as another signer could make it.
-    let text = r#"{"version":0,"rego":""}"#;
-    let sig = STANDARD.encode(key.sign(&pae(PAYLOAD_TYPE, text.as_bytes())).unwrap());
-    let envelope = json!({"payloadType": PAYLOAD_TYPE, "payload": STANDARD.encode(text), "signatures": [{"sig": sig}]});
+    let text = format!(r#"{{"version":0,"rego":"",{DOCUMENTS}}}"#);
     let zero = TrustedKeys::new([key.public_key()], 0).unwrap();
-    let outcome = SignedPolicy::verify(envelope.to_string().as_bytes(), &zero);
+    let outcome = SignedPolicy::verify(&sealed(&key, PAYLOAD_TYPE, &text), &zero);
     assert_eq!(outcome.unwrap_err(), EnvelopeError::Version { found: 0, minimum: 1 });
+}
+
+#[test]
+fn rejects_a_signed_payload_that_lists_no_documents() {
+    let [key, _] = keys();
+    for text in [r#"{"version":1,"rego":""}"#, r#"{"version":1,"rego":"","documents":{}}"#, r#"{"version":1,"rego":"","documents":null}"#] {
+        let error = SignedPolicy::verify(&sealed(&key, PAYLOAD_TYPE, text), &trust(&[&key], 1)).unwrap_err();
+        assert!(matches!(&error, EnvelopeError::Payload(_)), "{text}");
+        assert!(error.to_string().contains("documents"), "{error}");
+    }
+    let nothing = DocumentDigests::of(&InitdataBuilder::new().build().unwrap());
+    let unbound = PolicyPayload { documents: nothing, ..payload(1) };
+    assert!(matches!(SignedPolicy::sign(&unbound, &[&key]), Err(EnvelopeError::Payload(_))));
+}
+
+#[test]
+fn rejects_the_format_before_and_says_what_to_do() {
+    let [key, _] = keys();
+    let old = sealed(&key, FORMER_PAYLOAD_TYPE, r#"{"version":1,"rego":"package agent_policy"}"#);
+    let error = SignedPolicy::verify(&old, &trust(&[&key], 1)).unwrap_err();
+    assert_eq!(error, EnvelopeError::FormerFormat);
+    assert!(error.to_string().contains("does not cover initdata") && error.to_string().contains("sign the policy again"), "{error}");
+    // Neither does the new name on the old signature help, nor the old payload under a new signature.
+    let mut renamed: Value = serde_json::from_slice(&old).unwrap();
+    renamed["payloadType"] = json!(PAYLOAD_TYPE);
+    let outcome = SignedPolicy::verify(renamed.to_string().as_bytes(), &trust(&[&key], 1));
+    assert!(matches!(outcome, Err(EnvelopeError::Untrusted { .. })));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The gate in front of every RPC: closed until a verified policy is installed, replaced only by a higher version under the same keys.
+//! The gate in front of every RPC: closed until a verified policy is installed, replaced only by a higher version under the same keys,
+//! signed with the same documents.
 //!
 //! One lock around the engine: evaluation is short and bounded by [`crate::evaluate::Budget`], and decisions must see each other's
 //! state changes in order (two requests to create the same container).
@@ -7,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use thiserror::Error;
 
+use crate::binding::{BindError, BoundPolicy};
 use crate::engine::{ClosedDoor, PolicyEngine};
 use crate::envelope::VerifiedPolicy;
 use crate::evaluate::{Budget, LoadError};
@@ -28,6 +30,9 @@ pub enum GateError {
     /// The new policy was verified against other keys than the one in place.
     #[error("the new policy was verified against other trusted keys than the one in place")]
     OtherTrust,
+    /// The new policy was signed with other documents than this pod's: it is another pod's, or was meant for other initdata.
+    #[error("the new policy was not signed for this pod's initdata")]
+    OtherDocuments(#[source] BindError),
     /// The version does not go up.
     #[error("the new policy has version {offered}, expected more than the {current} in place; sign it again with a higher version")]
     Rollback {
@@ -68,7 +73,7 @@ impl Gate {
     ///
     /// # Errors
     /// When a policy is in place already, or this one cannot be used.
-    pub fn install(&self, policy: VerifiedPolicy) -> Result<(), GateError> {
+    pub fn install(&self, policy: BoundPolicy) -> Result<(), GateError> {
         let mut slot = self.engine.lock().map_err(|_| GateError::Broken)?;
         if let Some(engine) = slot.as_ref() {
             return Err(GateError::AlreadyInstalled { version: engine.version() });
@@ -77,10 +82,11 @@ impl Gate {
         Ok(())
     }
 
-    /// Replaces the policy by a higher version verified against the same trusted keys. The state (`data.pstate`) is kept.
+    /// Replaces the policy by a higher version verified against the same trusted keys and signed with the same documents,
+    /// so that no other pod's policy can be put in. The state (`data.pstate`) is kept.
     ///
     /// # Errors
-    /// When there is none, the keys differ, the version is not higher, or the new policy cannot be used.
+    /// When there is none, the keys or the documents differ, the version is not higher, or the new policy cannot be used.
     pub fn replace(&self, policy: VerifiedPolicy) -> Result<(), GateError> {
         let mut slot = self.engine.lock().map_err(|_| GateError::Broken)?;
         let current = slot.as_ref().ok_or(GateError::NothingToReplace)?;
@@ -90,6 +96,7 @@ impl Gate {
         if policy.version() <= current.version() {
             return Err(GateError::Rollback { current: current.version(), offered: policy.version() });
         }
+        let policy = policy.bind_to(current.documents()).map_err(GateError::OtherDocuments)?;
         let next = current.successor(policy, self.budget)?;
         *slot = Some(next);
         Ok(())

@@ -1,9 +1,11 @@
-//! The gate: closed at first (AC-21), opened once, replaced only upwards under the same keys (AC-22, AC-40).
+//! The gate: closed at first (AC-21), opened once, replaced only upwards under the same keys and for the same pod (AC-22, AC-40).
 
 use serde_json::{Map, Value, json};
 
 use super::{Gate, GateError};
+use crate::binding::{BoundPolicy, DocumentDigests};
 use crate::envelope::{PolicyPayload, SignedPolicy, VerifiedPolicy};
+use crate::initdata::{Initdata, InitdataBuilder};
 use crate::keys::{KeyKind, SigningKey, TrustedKeys};
 use crate::request::{Cause, PolicyRequest};
 
@@ -18,9 +20,23 @@ impl PolicyRequest for Start {
     }
 }
 
-fn signed(key: &SigningKey, trusted: &TrustedKeys, version: u64, body: &str) -> VerifiedPolicy {
-    let payload = PolicyPayload { version, rego: format!("package agent_policy\n{body}"), data: Map::new() };
+/// The initdata of a pod; which one does not matter to most tests.
+fn pod(name: &str) -> Initdata {
+    InitdataBuilder::new().document("workload.txt", name).build().unwrap()
+}
+
+fn signed_for(pod: &Initdata, key: &SigningKey, trusted: &TrustedKeys, version: u64, body: &str) -> VerifiedPolicy {
+    let documents = DocumentDigests::of(pod);
+    let payload = PolicyPayload { version, rego: format!("package agent_policy\n{body}"), data: Map::new(), documents };
     SignedPolicy::verify(&SignedPolicy::sign(&payload, &[key]).unwrap(), trusted).unwrap()
+}
+
+fn signed(key: &SigningKey, trusted: &TrustedKeys, version: u64, body: &str) -> VerifiedPolicy {
+    signed_for(&pod("this"), key, trusted, version, body)
+}
+
+fn bound(key: &SigningKey, trusted: &TrustedKeys, version: u64, body: &str) -> BoundPolicy {
+    signed(key, trusted, version, body).bind(&pod("this")).unwrap()
 }
 
 fn owner() -> (SigningKey, TrustedKeys) {
@@ -46,8 +62,8 @@ fn denies_everything_before_a_policy_is_in_place() {
 fn installs_once() {
     let (key, trusted) = owner();
     let gate = Gate::new();
-    gate.install(signed(&key, &trusted, 1, ONCE)).unwrap();
-    assert!(matches!(gate.install(signed(&key, &trusted, 2, "")), Err(GateError::AlreadyInstalled { version: 1 })));
+    gate.install(bound(&key, &trusted, 1, ONCE)).unwrap();
+    assert!(matches!(gate.install(bound(&key, &trusted, 2, "")), Err(GateError::AlreadyInstalled { version: 1 })));
     assert_eq!(gate.version(), Some(1));
     assert_eq!(gate.check(Start("a")).unwrap().into_inner().0, "a");
     assert_eq!(gate.check(Start("a")).unwrap_err().reason, Cause::Undefined);
@@ -57,9 +73,9 @@ fn installs_once() {
 fn a_policy_that_does_not_load_leaves_the_gate_as_it_was() {
     let (key, trusted) = owner();
     let gate = Gate::new();
-    assert!(matches!(gate.install(signed(&key, &trusted, 1, "R if {")), Err(GateError::Load(_))));
+    assert!(matches!(gate.install(bound(&key, &trusted, 1, "R if {")), Err(GateError::Load(_))));
     assert_eq!(gate.check(Start("a")).unwrap_err().reason, Cause::NoPolicy);
-    gate.install(signed(&key, &trusted, 1, ONCE)).unwrap();
+    gate.install(bound(&key, &trusted, 1, ONCE)).unwrap();
     assert!(matches!(gate.replace(signed(&key, &trusted, 2, "R if {")), Err(GateError::Load(_))));
     assert_eq!(gate.version(), Some(1));
     assert!(gate.check(Start("a")).is_ok());
@@ -71,7 +87,7 @@ fn replaces_only_upwards_and_under_the_same_keys() {
     let (key, trusted) = owner();
     let gate = Gate::new();
     assert!(matches!(gate.replace(signed(&key, &trusted, 9, ONCE)), Err(GateError::NothingToReplace)));
-    gate.install(signed(&key, &trusted, 5, ONCE)).unwrap();
+    gate.install(bound(&key, &trusted, 5, ONCE)).unwrap();
     for offered in [1, 4, 5] {
         let widened = signed(&key, &trusted, offered, "StartContainerRequest := true");
         assert!(matches!(gate.replace(widened), Err(GateError::Rollback { current: 5, .. })));
@@ -84,11 +100,25 @@ fn replaces_only_upwards_and_under_the_same_keys() {
     assert_eq!(gate.version(), Some(6));
 }
 
+/// AC-22: the owner's other pods have policies too, by the same key and of whatever version.
+#[test]
+fn replaces_only_for_the_documents_of_this_pod() {
+    let (key, trusted) = owner();
+    let gate = Gate::new();
+    gate.install(bound(&key, &trusted, 1, ONCE)).unwrap();
+    let theirs = signed_for(&pod("another"), &key, &trusted, 9, "StartContainerRequest := true");
+    let error = gate.replace(theirs).unwrap_err();
+    let GateError::OtherDocuments(cause) = &error else { panic!("{error:?}") };
+    assert!(cause.to_string().contains("`workload.txt` was changed"), "{cause}");
+    assert_eq!(gate.version(), Some(1));
+    gate.replace(signed(&key, &trusted, 9, ONCE)).unwrap();
+}
+
 #[test]
 fn state_outlives_a_replacement() {
     let (key, trusted) = owner();
     let gate = Gate::new();
-    gate.install(signed(&key, &trusted, 1, ONCE)).unwrap();
+    gate.install(bound(&key, &trusted, 1, ONCE)).unwrap();
     assert!(gate.check(Start("a")).is_ok());
     gate.replace(signed(&key, &trusted, 2, ONCE)).unwrap();
     assert_eq!(gate.check(Start("a")).unwrap_err().reason, Cause::Undefined);
@@ -98,12 +128,12 @@ fn state_outlives_a_replacement() {
 fn denial_and_debug_carry_nothing_of_the_request() {
     let (key, trusted) = owner();
     let gate = Gate::new();
-    gate.install(signed(&key, &trusted, 3, "StartContainerRequest if { print(input.container_id); false }")).unwrap();
+    gate.install(bound(&key, &trusted, 3, "StartContainerRequest if { print(input.container_id); false }")).unwrap();
     let denied = gate.check(Start("hunter2")).unwrap_err();
     assert!(!format!("{denied} {denied:?} {gate:?}").contains("hunter2"));
     assert!(denied.to_string().contains("version 3"), "{denied}");
     let allowing = Gate::new();
-    allowing.install(signed(&key, &trusted, 3, "StartContainerRequest := true")).unwrap();
+    allowing.install(bound(&key, &trusted, 3, "StartContainerRequest := true")).unwrap();
     assert!(!format!("{:?}", allowing.check(Start("hunter2")).unwrap()).contains("hunter2"));
 }
 
@@ -112,7 +142,7 @@ fn denial_and_debug_carry_nothing_of_the_request() {
 fn decisions_see_each_others_state() {
     let (key, trusted) = owner();
     let gate = Gate::new();
-    gate.install(signed(&key, &trusted, 1, ONCE)).unwrap();
+    gate.install(bound(&key, &trusted, 1, ONCE)).unwrap();
     let allowed = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| gate.check(Start("a")).is_ok())).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).filter(|ok| *ok).count()

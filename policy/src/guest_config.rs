@@ -5,7 +5,7 @@
 //! | `aa.toml` | CoCo attestation-agent | `[token_configs.kbs] url, cert, tee_key_algorithm` |
 //! | `cdh.toml` | CoCo confidential-data-hub | `[kbc]` (must agree with `aa.toml`), `[image]` (see [`ImageConfig`]) |
 //! | `kata-cc.toml` | ours | `[policy] trusted_keys, min_version`, `[broker] insecure_http` |
-//! | `policy.dsse.json` | ours | the signed policy ([`crate::envelope`]) |
+//! | `policy.dsse.json` | ours | the signed policy ([`crate::envelope`]), whose signature covers all the others ([`crate::binding`]) |
 //!
 //! Keys of CoCo's documents that only steer CoCo's processes (`log`, `socket`, …) are listed in [`GuestConfig::ignored`]; any other
 //! key we do not know is refused, because it may be a restriction that its author relies on. Other documents are left alone,
@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::binding::DocumentDigests;
 use crate::initdata::{Algorithm, Initdata, InitdataBuilder, InitdataError};
 use crate::keys::{KeyError, PublicKey, TrustedKeys};
 
@@ -177,6 +178,26 @@ impl GuestConfig {
     /// # Errors
     /// When one is not well-formed, has a key that is not known, or the policy is missing. Errors name document and key.
     pub fn from_initdata(initdata: &Initdata) -> Result<Self, ConfigError> {
+        let Parts { broker, image, trusted, ignored } = Parts::of(initdata)?;
+        let envelope = initdata.get(POLICY_DSSE).ok_or(ConfigError::Missing {
+            document: POLICY_DSSE,
+            key: "(document)",
+            why: "without a policy every request is denied; build initdata with `kata-cc initdata build --policy …`",
+        })?;
+        Ok(Self { broker, image, policy: PolicyConfig { envelope: envelope.as_bytes().to_vec(), trusted }, ignored })
+    }
+}
+
+/// What all documents but the policy say.
+struct Parts {
+    broker: Option<BrokerConfig>,
+    image: ImageConfig,
+    trusted: TrustedKeys,
+    ignored: Vec<String>,
+}
+
+impl Parts {
+    fn of(initdata: &Initdata) -> Result<Self, ConfigError> {
         let ours = |name: &&str| name.starts_with("kata-cc") || name.starts_with("policy.");
         if let Some(found) = initdata.names().filter(ours).find(|name| ![KATA_CC_TOML, POLICY_DSSE].contains(name)) {
             return Err(ConfigError::Unknown { found: found.to_owned() });
@@ -203,7 +224,7 @@ impl GuestConfig {
         Ok(Self {
             broker: broker(aa.token_configs.kbs, cdh.kbc, own.broker.insecure_http)?,
             image: image(cdh.image)?,
-            policy: policy(initdata, own.policy)?,
+            trusted: trusted(&own.policy)?,
             ignored,
         })
     }
@@ -378,15 +399,9 @@ fn image(image: Image) -> Result<ImageConfig, ConfigError> {
     })
 }
 
-fn policy(initdata: &Initdata, policy: Policy) -> Result<PolicyConfig, ConfigError> {
-    let envelope = initdata.get(POLICY_DSSE).ok_or(ConfigError::Missing {
-        document: POLICY_DSSE,
-        key: "(document)",
-        why: "without a policy every request is denied; build initdata with `kata-cc initdata build --policy-envelope …`",
-    })?;
+fn trusted(policy: &Policy) -> Result<TrustedKeys, ConfigError> {
     let keys = policy.trusted_keys.iter().map(|pem| PublicKey::from_pem(pem)).collect::<Result<Vec<_>, _>>();
-    let trusted = keys.and_then(|keys| TrustedKeys::new(keys, policy.min_version)).map_err(ConfigError::Key)?;
-    Ok(PolicyConfig { envelope: envelope.as_bytes().to_vec(), trusted })
+    keys.and_then(|keys| TrustedKeys::new(keys, policy.min_version)).map_err(ConfigError::Key)
 }
 
 fn trim_slash(url: &str) -> String {
@@ -405,7 +420,7 @@ fn is_certificates(pem: &str) -> bool {
     !blocks.is_empty() && blocks.iter().all(|block| crate::pem::decode(block, "CERTIFICATE").is_some())
 }
 
-/// The documents as an owner puts them together; the inverse of [`GuestConfig::from_initdata`], for the command line.
+/// The documents as an owner puts them together, all but the policy; the inverse of [`GuestConfig::from_initdata`], for the command line.
 #[derive(Debug, Clone, Default)]
 pub struct Documents {
     /// The broker's URL.
@@ -422,12 +437,54 @@ pub struct Documents {
     pub insecure_registries: Vec<String>,
     /// Further roots for registries (PEM).
     pub extra_root_certificates: Vec<String>,
-    /// The signed policy, JSON text.
-    pub policy_envelope: String,
-    /// The keys that sign it (PEM).
+    /// The keys that sign the policy (PEM).
     pub policy_keys: Vec<String>,
     /// The lowest version accepted; 0 counts as 1.
     pub min_version: u64,
+}
+
+/// Initdata without its policy, otherwise such as the guest takes: what a policy is signed for.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    initdata: Initdata,
+    trusted: TrustedKeys,
+}
+
+impl Draft {
+    /// Takes initdata as a draft. A policy that it has already is left out.
+    ///
+    /// # Errors
+    /// When the guest would refuse one of the documents.
+    pub fn of(initdata: &Initdata) -> Result<Self, ConfigError> {
+        let trusted = Parts::of(initdata)?.trusted;
+        Ok(Self { initdata: InitdataBuilder::from(initdata).without(POLICY_DSSE).build()?, trusted })
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn initdata(&self) -> &Initdata {
+        &self.initdata
+    }
+
+    /// The keys and the lowest version it demands of its policy.
+    #[must_use]
+    pub fn trusted(&self) -> &TrustedKeys {
+        &self.trusted
+    }
+
+    /// What the policy's signature must cover.
+    #[must_use]
+    pub fn documents(&self) -> DocumentDigests {
+        DocumentDigests::of(&self.initdata)
+    }
+
+    /// Puts the signed policy in. Signature and binding are not looked at here.
+    ///
+    /// # Errors
+    /// When the result is too large to be initdata.
+    pub fn complete(&self, envelope: &str) -> Result<Initdata, ConfigError> {
+        Ok(InitdataBuilder::from(&self.initdata).document(POLICY_DSSE, envelope).build()?)
+    }
 }
 
 #[derive(Serialize)]
@@ -478,12 +535,12 @@ struct BrokerOut {
 }
 
 impl Documents {
-    /// Writes initdata, and reads it back as the guest will, so that a mistake shows here and not at the pod's start.
+    /// Writes initdata but for the policy, and reads it back as the guest will, so that a mistake shows here and not at the pod's start.
     ///
     /// # Errors
-    /// As [`GuestConfig::from_initdata`].
-    pub fn build(&self, algorithm: Algorithm) -> Result<Initdata, ConfigError> {
-        let mut builder = InitdataBuilder::new().algorithm(algorithm).document(POLICY_DSSE, self.policy_envelope.as_str());
+    /// When the guest would refuse one of the documents.
+    pub fn draft(&self, algorithm: Algorithm) -> Result<Draft, ConfigError> {
+        let mut builder = InitdataBuilder::new().algorithm(algorithm);
         if let Some(url) = &self.broker_url {
             let kbs = KbsOut { url, cert: self.broker_cert.as_deref() };
             builder = builder.document(AA_TOML, write(AA_TOML, &AaOut { token_configs: BTreeMap::from([("kbs", kbs)]) })?);
@@ -500,8 +557,7 @@ impl Documents {
         };
         let initdata =
             builder.document(CDH_TOML, write(CDH_TOML, &CdhOut { image })?).document(KATA_CC_TOML, write(KATA_CC_TOML, &own)?).build()?;
-        GuestConfig::from_initdata(&initdata)?;
-        Ok(initdata)
+        Draft::of(&initdata)
     }
 }
 

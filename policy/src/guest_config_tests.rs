@@ -1,6 +1,6 @@
 //! The documents in initdata: what the owner writes comes out, and nothing unknown passes.
 
-use super::{AA_TOML, CDH_TOML, ConfigError, Documents, GuestConfig, KATA_CC_TOML, POLICY_DSSE};
+use super::{AA_TOML, CDH_TOML, ConfigError, Documents, Draft, GuestConfig, KATA_CC_TOML, POLICY_DSSE};
 use crate::envelope::{PolicyPayload, SignedPolicy};
 use crate::initdata::{Algorithm, Initdata, InitdataBuilder};
 use crate::keys::{KeyKind, SigningKey};
@@ -8,23 +8,31 @@ use crate::keys::{KeyKind, SigningKey};
 // A syntactically right certificate block; this crate does not look inside.
 const CERT: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
 
-fn documents() -> Documents {
-    let key = SigningKey::generate(KeyKind::P256).unwrap();
-    let payload = PolicyPayload { version: 2, rego: "package agent_policy".to_owned(), data: serde_json::Map::new() };
+fn documents(key: &SigningKey) -> Documents {
     Documents {
         broker_url: Some("https://broker.example:8080/".to_owned()),
         broker_cert: Some(CERT.to_owned()),
         image_security_policy_uri: Some("kbs:///default/security-policy/test".to_owned()),
         insecure_registries: vec!["10.0.0.1:5000".to_owned()],
-        policy_envelope: String::from_utf8(SignedPolicy::sign(&payload, &[&key]).unwrap()).unwrap(),
         policy_keys: vec![key.public_key().to_pem()],
         min_version: 2,
         ..Documents::default()
     }
 }
 
+fn key() -> SigningKey {
+    SigningKey::generate(KeyKind::P256).unwrap()
+}
+
+fn signed(key: &SigningKey, draft: &Draft) -> Initdata {
+    let (rego, documents) = ("package agent_policy".to_owned(), draft.documents());
+    let payload = PolicyPayload { version: 2, rego, data: serde_json::Map::new(), documents };
+    draft.complete(std::str::from_utf8(&SignedPolicy::sign(&payload, &[key]).unwrap()).unwrap()).unwrap()
+}
+
 fn good() -> Initdata {
-    documents().build(Algorithm::Sha256).unwrap()
+    let key = key();
+    signed(&key, &documents(&key).draft(Algorithm::Sha256).unwrap())
 }
 
 /// The good initdata with one document replaced or taken out.
@@ -42,13 +50,26 @@ fn with(name: &str, text: Option<&str>) -> Result<GuestConfig, ConfigError> {
 
 #[test]
 fn what_the_owner_wrote_comes_out() {
-    let config = GuestConfig::from_initdata(&good()).unwrap();
+    let initdata = good();
+    let config = GuestConfig::from_initdata(&initdata).unwrap();
     let broker = config.broker.unwrap();
     assert_eq!((broker.url.as_str(), broker.cert.as_deref()), ("https://broker.example:8080", Some(CERT)));
     assert_eq!(config.image.image_security_policy_uri.unwrap().path(), "default/security-policy/test");
     assert_eq!(config.image.insecure_registries, ["10.0.0.1:5000"]);
-    assert_eq!(SignedPolicy::verify(&config.policy.envelope, &config.policy.trusted).unwrap().version(), 2);
+    let policy = SignedPolicy::verify(&config.policy.envelope, &config.policy.trusted).unwrap();
+    assert_eq!(policy.bind(&initdata).unwrap().policy().version(), 2);
     assert!(config.ignored.is_empty());
+}
+
+#[test]
+fn a_draft_is_initdata_without_its_policy_and_otherwise_the_same() {
+    let whole = good();
+    let draft = Draft::of(&whole).unwrap();
+    assert!(matches!(GuestConfig::from_initdata(draft.initdata()), Err(ConfigError::Missing { document: POLICY_DSSE, .. })));
+    assert_eq!(draft.trusted().min_version(), 2);
+    assert_eq!(draft.complete(whole.get(POLICY_DSSE).unwrap()).unwrap(), whole);
+    let broken = InitdataBuilder::from(&whole).document(CDH_TOML, "[image]\nno_such_key = 1").build().unwrap();
+    assert!(matches!(Draft::of(&broken), Err(ConfigError::Document { document: CDH_TOML, .. })));
 }
 
 #[test]
@@ -113,10 +134,11 @@ fn rejects_wrong_brokers() {
 
 #[test]
 fn plain_http_is_only_taken_when_the_owner_wrote_so() {
-    let http = Documents { broker_url: Some("http://10.0.0.1:8080".to_owned()), broker_cert: None, ..documents() };
-    assert!(http.build(Algorithm::Sha256).is_err());
-    let allowed = Documents { insecure_http: true, ..http }.build(Algorithm::Sha256).unwrap();
-    assert!(GuestConfig::from_initdata(&allowed).unwrap().broker.unwrap().insecure_http);
+    let key = key();
+    let http = Documents { broker_url: Some("http://10.0.0.1:8080".to_owned()), broker_cert: None, ..documents(&key) };
+    assert!(http.draft(Algorithm::Sha256).is_err());
+    let allowed = Documents { insecure_http: true, ..http }.draft(Algorithm::Sha256).unwrap();
+    assert!(GuestConfig::from_initdata(&signed(&key, &allowed)).unwrap().broker.unwrap().insecure_http);
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub const DISK_SECTOR: usize = 512;
 pub const MAX_DISK: usize = (DISK_HEADER + MAX_GZIP).next_multiple_of(DISK_SECTOR);
 
 /// Most entries in `[data]`.
-const MAX_ENTRIES: usize = 64;
+pub(crate) const MAX_ENTRIES: usize = 64;
 
 /// The only version of the format there is.
 pub const VERSION: &str = "0.1.0";
@@ -290,6 +290,11 @@ impl Initdata {
         self.data.keys().map(String::as_str)
     }
 
+    /// The documents of `[data]`: name and text, in order of the names.
+    pub fn documents(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.data.iter().map(|(name, text)| (name.as_str(), text.as_str()))
+    }
+
     /// Reads the value of the annotation [`ANNOTATION`]: base64 of gzip of the text.
     ///
     /// # Errors
@@ -372,6 +377,13 @@ impl InitdataBuilder {
         self
     }
 
+    /// Takes a document of `[data]` out, if it is there.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.data.remove(name);
+        self
+    }
+
     /// Writes the text and parses it again, so that what is handed out is what any reader will see.
     ///
     /// # Errors
@@ -383,17 +395,25 @@ impl InitdataBuilder {
     }
 }
 
+/// Starts from initdata that exists: same algorithm, same documents.
+impl From<&Initdata> for InitdataBuilder {
+    fn from(initdata: &Initdata) -> Self {
+        Self { algorithm: initdata.algorithm, data: initdata.data.clone() }
+    }
+}
+
+/// A name may become a file's name in other implementations.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    (1..=128).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
 fn check_names(data: &BTreeMap<String, String>) -> Result<(), InitdataError> {
     if data.len() > MAX_ENTRIES {
         return Err(InitdataError::Entries { found: data.len() });
     }
-    // A name may become a file's name in other implementations.
-    let plain = |name: &str| {
-        (1..=128).contains(&name.len())
-            && !name.starts_with('.')
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-    };
-    match data.keys().find(|name| !plain(name)) {
+    match data.keys().find(|name| !is_plain_name(name)) {
         Some(name) => Err(InitdataError::Name { found: shorten(name) }),
         None => Ok(()),
     }

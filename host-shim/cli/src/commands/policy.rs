@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
+use kata_cc_policy::binding::Difference;
 use kata_cc_policy::envelope::PolicyPayload;
 use kata_cc_policy::evaluate::{Budget, Evaluation, Rules};
+use kata_cc_policy::guest_config::Draft;
 use kata_cc_policy::keys::KeyKind;
 use kata_cc_policy::template::PodTemplate;
-use kata_cc_policy::{PublicKey, SignedPolicy, SigningKey, TrustedKeys, VerifiedPolicy};
+use kata_cc_policy::{BindError, DocumentDigests, PublicKey, SignedPolicy, SigningKey, TrustedKeys, VerifiedPolicy};
 use serde_json::{Map, Value};
 
 use crate::files;
@@ -25,9 +27,12 @@ pub(crate) enum Command {
     Keygen(Keygen),
     /// Write a strict policy for the containers described in a JSON file.
     Gen(Gen),
-    /// Put a policy into an envelope and sign it.
+    /// Sign a policy together with the other documents of its initdata, into an envelope.
+    ///
+    /// For keys that are kept elsewhere, and for a new policy for a running pod. In one step with the initdata:
+    /// `kata-cc initdata build --policy … --sign-with …`.
     Sign(Sign),
-    /// Verify a signed policy; with --print, print the Rego inside.
+    /// Verify a signed policy and list the documents it was signed with; with --print, print the Rego inside.
     Verify(Verify),
     /// Evaluate a policy for one request.
     Eval(Eval),
@@ -79,6 +84,10 @@ pub(crate) struct Sign {
     /// Version, at least 1. A running pod takes a new policy only if its version is higher.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     version: u64,
+    /// The initdata the policy is for: a draft (`kata-cc initdata build --unsigned`), or that of a running pod. The signature covers
+    /// every document in it, so the policy goes with no other initdata.
+    #[arg(long, value_name = "FILE")]
+    initdata: PathBuf,
     /// File to write the envelope to (`-`: stdout).
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -96,6 +105,9 @@ pub(crate) struct Verify {
     /// Lowest version to accept.
     #[arg(long, value_name = "N", default_value_t = 1)]
     min_version: u64,
+    /// Initdata whose documents must be those the policy was signed with.
+    #[arg(long, value_name = "FILE")]
+    initdata: Option<PathBuf>,
     /// Print the policy's text instead of a summary.
     #[arg(long)]
     print: bool,
@@ -176,38 +188,64 @@ fn generate(args: &Gen, format: Format) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn sign(args: &Sign, format: Format) -> anyhow::Result<Outcome> {
-    let rego = files::read_text(&args.policy)?;
-    let data = read_object(args.data.as_deref())?;
-    // A policy the guest cannot load must not be signed.
-    Rules::load(&rego, &data, Budget::default()).with_context(|| format!("the guest would refuse {}", args.policy.display()))?;
-    let keys = args
-        .key
-        .iter()
-        .map(|path| {
+/// A policy about to be signed.
+pub(crate) struct ToSign<'a> {
+    /// File with the Rego.
+    pub(crate) policy: &'a Path,
+    /// File with its data.
+    pub(crate) data: Option<&'a Path>,
+    /// Its version.
+    pub(crate) version: u64,
+    /// Files with private keys.
+    pub(crate) keys: &'a [PathBuf],
+}
+
+impl ToSign<'_> {
+    /// Signs it for initdata. Hands out the envelope and the ids of the keys.
+    pub(crate) fn sign(&self, draft: &Draft) -> anyhow::Result<(String, Vec<String>)> {
+        let rego = files::read_text(self.policy)?;
+        let data = read_object(self.data)?;
+        // A policy the guest cannot load must not be signed.
+        Rules::load(&rego, &data, Budget::default()).with_context(|| format!("the guest would refuse {}", self.policy.display()))?;
+        let read = |path: &PathBuf| {
             SigningKey::from_pkcs8_pem(&files::read_text(path)?).with_context(|| format!("{} is not a usable private key", path.display()))
-        })
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    let references: Vec<&SigningKey> = keys.iter().collect();
-    let envelope = SignedPolicy::sign(&PolicyPayload { version: args.version, rego, data }, &references)?;
-    files::write(&args.out, &envelope)?;
-    let ids: Vec<String> = keys.iter().map(|k| k.public_key().id().to_string()).collect();
+        };
+        let keys = self.keys.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
+        let payload = PolicyPayload { version: self.version, rego, data, documents: draft.documents() };
+        let envelope = SignedPolicy::sign(&payload, &keys.iter().collect::<Vec<_>>())?;
+        let ids = keys.iter().map(|key| key.public_key().id().to_string()).collect();
+        Ok((String::from_utf8(envelope).context("the envelope is not text; this is a bug")?, ids))
+    }
+}
+
+fn sign(args: &Sign, format: Format) -> anyhow::Result<Outcome> {
+    let draft = super::initdata::draft(&args.initdata)?;
+    let to_sign = ToSign { policy: &args.policy, data: args.data.as_deref(), version: args.version, keys: &args.key };
+    let (envelope, ids) = to_sign.sign(&draft)?;
+    SignedPolicy::verify(envelope.as_bytes(), draft.trusted()).with_context(|| {
+        format!("the guest would refuse this policy under the keys and the lowest version in {}", args.initdata.display())
+    })?;
+    files::write(&args.out, envelope.as_bytes())?;
+    let documents = draft.documents();
     if args.out != Path::new("-") {
-        let result = serde_json::json!({ "version": args.version, "key_ids": ids, "out": args.out });
+        let result = serde_json::json!({ "version": args.version, "key_ids": ids, "documents": documents, "out": args.out });
         show(format, "policy.sign", &result, String::new)?;
     }
-    output::note(format, format!("version {} signed by {}", args.version, ids.join(", ")));
+    let names: Vec<&str> = documents.iter().map(|(name, _)| name).collect();
+    output::note(format, format!("version {} signed by {}, together with {}", args.version, ids.join(", "), names.join(", ")));
     Ok(Outcome::Done)
 }
 
 fn verify(args: &Verify, format: Format) -> anyhow::Result<Outcome> {
     let envelope = files::read(&args.envelope)?;
     let keys = trusted_keys(&args.key, args.min_version)?;
+    let initdata = args.initdata.as_deref().map(super::initdata::read_file).transpose()?;
     match SignedPolicy::verify(&envelope, &keys) {
         Ok(policy) => {
-            let loads = Rules::load(policy.rego(), policy.data(), Budget::default());
-            report_verified(&policy, loads.as_ref().err().map(ToString::to_string), args.print, format)?;
-            Ok(Outcome::when(loads.is_ok()))
+            let loads = Rules::load(policy.rego(), policy.data(), Budget::default()).map_err(|e| e.to_string());
+            let covers = initdata.map(|initdata| policy.documents().compare(&DocumentDigests::of(&initdata)));
+            report_verified(&policy, loads.as_ref().err(), covers.as_ref(), args.print, format)?;
+            Ok(Outcome::when(loads.is_ok() && covers.is_none_or(|covers| covers.is_ok())))
         }
         Err(error) => {
             let why = format!("{:#}", anyhow::Error::from(error));
@@ -217,16 +255,41 @@ fn verify(args: &Verify, format: Format) -> anyhow::Result<Outcome> {
     }
 }
 
-fn report_verified(policy: &VerifiedPolicy, refusal: Option<String>, print: bool, format: Format) -> anyhow::Result<()> {
-    let result = serde_json::json!({
+/// Documents that are not as they were signed, for `--json`.
+pub(crate) fn differences(differences: &[Difference]) -> Vec<Value> {
+    let digest = |digest: &kata_cc_policy::binding::DocumentDigest| digest.to_string();
+    let entry = |document: &str, change: &str, expected: Option<String>, found: Option<String>| serde_json::json!({ "document": document, "change": change, "expected": expected, "found": found });
+    differences
+        .iter()
+        .map(|difference| match difference {
+            Difference::Changed { document, expected, found } => entry(document, "changed", Some(digest(expected)), Some(digest(found))),
+            Difference::Added { document, found } => entry(document, "added", None, Some(digest(found))),
+            Difference::Removed { document, expected } => entry(document, "removed", Some(digest(expected)), None),
+        })
+        .collect()
+}
+
+fn report_verified(
+    policy: &VerifiedPolicy,
+    refusal: Option<&String>,
+    covers: Option<&Result<(), BindError>>,
+    print: bool,
+    format: Format,
+) -> anyhow::Result<()> {
+    let mut result = serde_json::json!({
         "verified": true,
         "version": policy.version(),
         "key_id": policy.key().to_string(),
         "loads": refusal.is_none(),
         "load_error": refusal,
+        "documents": policy.documents(),
         "rego": policy.rego(),
         "data": policy.data(),
     });
+    if let Some(covers) = covers {
+        let found = covers.as_ref().err().map(|error| differences(error.differences())).unwrap_or_default();
+        result["initdata"] = serde_json::json!({ "covered": covers.is_ok(), "differences": found });
+    }
     show(format, "policy.verify", &result, || {
         if print {
             return policy.rego().to_owned();
@@ -234,7 +297,19 @@ fn report_verified(policy: &VerifiedPolicy, refusal: Option<String>, print: bool
         let mut text = line("verified", "yes");
         text += &line("version", policy.version());
         text += &line("signed by", policy.key());
-        text += &line("guest can load it", refusal.as_deref().map_or("yes".to_owned(), |why| format!("no: {why}")));
+        text += &line("guest can load it", refusal.map_or("yes".to_owned(), |why| format!("no: {why}")));
+        for (name, digest) in policy.documents().iter() {
+            text += &line("signed with", format_args!("{name} (sha256 {digest})"));
+        }
+        match covers {
+            None => {}
+            Some(Ok(())) => text += &line("covers the initdata", "yes"),
+            Some(Err(error)) => {
+                for difference in error.differences() {
+                    text += &line("covers the initdata", format_args!("no: {difference}"));
+                }
+            }
+        }
         text
     })
 }

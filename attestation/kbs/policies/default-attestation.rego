@@ -6,6 +6,9 @@
 #   snp_launch_measurement            launch digests (hex) of the guests that may have secrets
 #   snp_bootloader, snp_tee_svn,      lowest acceptable security patch level of each part of the platform
 #   snp_snp_svn, snp_microcode
+#   init_data                         digests (hex) of the initdata that may have secrets, or:
+#   policy_trusted_keys               the keys (PEM) that sign such initdata, with
+#   policy_min_version                the lowest version of the policy in it (a number); without it, initdata of any age will do
 #
 # Evidence of a simulated TEE is contraindicated whatever else it says: to work with a simulation, set a policy that names it
 # (see simulated-attestation.rego).
@@ -58,13 +61,33 @@ patched(id, level) if {
 # registered, or every key that it lets sign policies is.
 owner if input.init_data in query_reference_value("init_data")
 
+# The second says nothing about the other documents of initdata by itself. The guest does: it asks for nothing before it has found that one of
+# these keys signed the policy together with all of them. An agent policy of a form that binds nothing shows no version here, and will not do.
 owner if {
 	keys := input.init_data_claims["kata-cc.toml"].policy.trusted_keys
+	is_array(keys)
 	count(keys) > 0
 	registered := query_reference_value("policy_trusted_keys")
 	every key in keys {
 		key in registered
 	}
+	version := input.init_data_claims["policy.dsse.json"].version
+	is_number(version)
+	every floor in policy_min_versions {
+		is_number(floor)
+		version >= floor
+	}
+}
+
+# Nothing registered is an empty list: then initdata of any age will do, if these keys signed it.
+policy_min_versions := floors if {
+	floors := query_reference_value("policy_min_version")
+	is_array(floors)
+}
+
+policy_min_versions := [floor] if {
+	floor := query_reference_value("policy_min_version")
+	not is_array(floor)
 }
 
 configuration := 3 if {

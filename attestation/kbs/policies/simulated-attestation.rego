@@ -30,13 +30,33 @@ hardware := 2 if input.snp.simulated == true
 # registered, or every key that it lets sign policies is.
 owner if input.init_data in query_reference_value("init_data")
 
+# The second says nothing about the other documents of initdata by itself. The guest does: it asks for nothing before it has found that one of
+# these keys signed the policy together with all of them. An agent policy of a form that binds nothing shows no version here, and will not do.
 owner if {
 	keys := input.init_data_claims["kata-cc.toml"].policy.trusted_keys
+	is_array(keys)
 	count(keys) > 0
 	registered := query_reference_value("policy_trusted_keys")
 	every key in keys {
 		key in registered
 	}
+	version := input.init_data_claims["policy.dsse.json"].version
+	is_number(version)
+	every floor in policy_min_versions {
+		is_number(floor)
+		version >= floor
+	}
+}
+
+# Nothing registered is an empty list: then initdata of any age will do, if these keys signed it.
+policy_min_versions := floors if {
+	floors := query_reference_value("policy_min_version")
+	is_array(floors)
+}
+
+policy_min_versions := [floor] if {
+	floor := query_reference_value("policy_min_version")
+	not is_array(floor)
 }
 
 configuration := 3 if {

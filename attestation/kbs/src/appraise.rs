@@ -9,6 +9,8 @@
 use crate::audit::Comparison;
 use crate::rego::{self, PolicyError};
 use crate::store::ReferenceValues;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use kata_cc_kbs_protocol::message::InitData;
 use kata_cc_kbs_protocol::{Appraisal, HashAlgorithm, ToVerify, TrustVector};
 use kata_cc_verifier::snp::RootSet;
@@ -21,6 +23,11 @@ use std::sync::Arc;
 pub const DEFAULT_POLICY: &str = include_str!("../policies/default-attestation.rego");
 /// Initdata entries that are shown to policies, parsed. The others are part of the digest all the same.
 const SHOWN_INIT_DATA: [&str; 3] = ["aa.toml", "cdh.toml", "kata-cc.toml"];
+/// The initdata entry with the signed agent policy, of which policies are shown the version.
+const ENVELOPE: &str = "policy.dsse.json";
+/// The form of agent policy whose signature covers the other entries of initdata. Of any other nothing is shown: a version would let
+/// it pass for one that binds them.
+const ENVELOPE_TYPE: &str = "application/vnd.kata-cc.agent-policy.v2+json";
 const INIT_DATA_VERSION: &str = "0.1.0";
 
 /// Why evidence gets no verdict.
@@ -109,15 +116,11 @@ impl Appraiser {
         input.insert(received.tee().as_str().into(), claims.clone());
         let input = Value::Object(input);
         let appraised = rego::trust_claims(policy, &input, references)?;
+        let comparisons = rego::comparisons(&appraised.queried, &claims, &input);
         let vector = serde_json::to_value(&appraised.claims)
             .and_then(TrustVector::deserialize)
             .map_err(|e| PolicyError::Answer { expected: "the eight AR4SI claims with values from -128 to 127", found: e.to_string() })?;
-        Ok(Verdict {
-            appraisal: Appraisal::new(vector, policy_id, input),
-            comparisons: rego::comparisons(&appraised.queried, &claims),
-            claims,
-            policy_id: policy_id.into(),
-        })
+        Ok(Verdict { appraisal: Appraisal::new(vector, policy_id, input), comparisons, claims, policy_id: policy_id.into() })
     }
 }
 
@@ -153,8 +156,44 @@ impl ParsedInitData {
             let shown = serde_json::to_value(table).map_err(|_| Refusal::InitData("an entry of [data] has no JSON form"))?;
             claims.insert(name.into(), shown);
         }
+        if let Some(entry) = parsed.data.get(ENVELOPE) {
+            let text = entry.as_str().ok_or(Refusal::InitData("an entry of [data] is not text"))?;
+            if let Some(version) = policy_version(text)? {
+                claims.insert(ENVELOPE.into(), json!({ "version": version }));
+            }
+        }
         Ok(Self { digest: algorithm.digest(init_data.body.as_bytes()), claims: claims.into() })
     }
+}
+
+/// A DSSE envelope. Signatures are the guest's to verify: one that measures right goes no further, and asks for nothing, unless a key in
+/// its initdata signed the policy together with all other entries.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Envelope {
+    payload_type: String,
+    payload: String,
+}
+
+/// What of a policy is shown.
+#[derive(Deserialize)]
+struct SignedPolicy {
+    version: u64,
+}
+
+/// Version of the agent policy in an envelope; `None` where it is of another type.
+fn policy_version(envelope: &str) -> Result<Option<u64>, Refusal> {
+    let envelope: Envelope =
+        serde_json::from_str(envelope).map_err(|_| Refusal::InitData("the entry policy.dsse.json is not a DSSE envelope"))?;
+    if envelope.payload_type != ENVELOPE_TYPE {
+        return Ok(None);
+    }
+    // The same bytes as the guest finds: DSSE allows both alphabets.
+    let payload = STANDARD.decode(&envelope.payload).or_else(|_| URL_SAFE.decode(&envelope.payload));
+    let payload = payload.map_err(|_| Refusal::InitData("the payload in policy.dsse.json is not base64"))?;
+    let policy: SignedPolicy = serde_json::from_slice(&payload)
+        .map_err(|_| Refusal::InitData("the payload in policy.dsse.json is not a policy with a version"))?;
+    Ok(Some(policy.version))
 }
 
 #[cfg(test)]
@@ -172,6 +211,32 @@ mod tests {
         assert_eq!(parsed.digest, HashAlgorithm::Sha384.digest(body.as_bytes()));
         assert_eq!(parsed.claims, json!({"aa.toml": {"x": 1}}));
         assert_ne!(parse(&format!("{body}\n")).unwrap().digest, parsed.digest);
+    }
+
+    fn envelope(payload_type: &str, payload: &str) -> String {
+        let envelope = json!({"payloadType": payload_type, "payload": STANDARD.encode(payload), "signatures": []});
+        format!("version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n\"policy.dsse.json\" = '{envelope}'\n")
+    }
+
+    #[test]
+    fn shows_the_version_of_a_policy_that_binds_the_other_entries_and_of_no_other() {
+        let shown = |payload_type: &str, payload: &str| parse(&envelope(payload_type, payload)).unwrap().claims;
+        assert_eq!(shown(ENVELOPE_TYPE, r#"{"version":7,"rego":"","documents":{}}"#), json!({"policy.dsse.json": {"version": 7}}));
+        let former = "application/vnd.kata-cc.agent-policy.v1+json";
+        assert_eq!(shown(former, r#"{"version":7,"rego":""}"#), json!({}));
+    }
+
+    #[test]
+    fn refuses_an_envelope_that_is_none() {
+        for payload in ["", "{}", "[]", r#"{"version":"7"}"#, r#"{"version":-1}"#, r#"{"version":1,"version":2}"#] {
+            assert!(matches!(parse(&envelope(ENVELOPE_TYPE, payload)), Err(Refusal::InitData(_))), "{payload}");
+        }
+        let twice = envelope(ENVELOPE_TYPE, r#"{"version":1}"#).replace("\"signatures\":[]", "\"payload\":\"e30=\"");
+        assert!(matches!(parse(&twice), Err(Refusal::InitData(_))), "{twice}");
+        for entry in ["1", "''", "'{}'", "'{\"payloadType\":\"x\"}'"] {
+            let body = format!("version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n\"policy.dsse.json\" = {entry}\n");
+            assert!(matches!(parse(&body), Err(Refusal::InitData(_))), "{entry}");
+        }
     }
 
     #[test]

@@ -97,16 +97,21 @@ pub fn allows(rego: &str, input: &serde_json::Value, data: &serde_json::Value) -
 }
 
 /// What a policy compared, for the audit log: each reference value it asked for beside the claim that is named like it.
-pub fn comparisons(queried: &ReferenceValues, claims: &serde_json::Value) -> Vec<Comparison> {
+/// `claims` are the TEE's, `input` is all that the policy saw.
+pub fn comparisons(queried: &ReferenceValues, claims: &serde_json::Value, input: &serde_json::Value) -> Vec<Comparison> {
     queried
         .iter()
-        .map(|(id, expected)| Comparison { claim: id.clone(), expected: expected.clone(), found: claim_for(id, claims) })
+        .map(|(id, expected)| Comparison { claim: id.clone(), expected: expected.clone(), found: claim_for(id, claims, input) })
         .collect()
 }
 
 /// Reference value ids of the default policies and the claims they are about.
-fn claim_for(id: &str, claims: &serde_json::Value) -> serde_json::Value {
+fn claim_for(id: &str, claims: &serde_json::Value, input: &serde_json::Value) -> serde_json::Value {
+    let of_initdata = |pointer| input.pointer(pointer).cloned().unwrap_or_default();
     let name = match id {
+        "init_data" => return of_initdata("/init_data"),
+        "policy_trusted_keys" => return of_initdata("/init_data_claims/kata-cc.toml/policy/trusted_keys"),
+        "policy_min_version" => return of_initdata("/init_data_claims/policy.dsse.json/version"),
         "snp_launch_measurement" => "measurement",
         "snp_bootloader" => "reported_tcb_bootloader",
         "snp_tee_svn" => "reported_tcb_tee",
@@ -236,6 +241,66 @@ mod tests {
         }
     }
 
+    /// Initdata that is not registered itself, but whose keys may be.
+    fn owned(keys: serde_json::Value, version: serde_json::Value) -> serde_json::Value {
+        let mut input = genuine();
+        input["init_data"] = json!("1e");
+        input["init_data_claims"] = json!({"kata-cc.toml": {"policy": {"trusted_keys": keys}}, "policy.dsse.json": {"version": version}});
+        input
+    }
+
+    fn keyed(id: &str, value: serde_json::Value) -> ReferenceValues {
+        let mut references = references();
+        references.insert("policy_trusted_keys".into(), json!(["owner"]));
+        references.insert(id.into(), value);
+        references
+    }
+
+    #[test]
+    fn default_attestation_takes_initdata_by_the_keys_that_sign_it() {
+        let references = || keyed("policy_trusted_keys", json!(["owner"]));
+        for policy in [ATTESTATION, SIMULATED] {
+            assert_eq!(claim(policy, &owned(json!(["owner"]), json!(1)), references(), "configuration"), 3);
+            for keys in [json!(["host"]), json!(["owner", "host"]), json!([]), json!("owner"), serde_json::Value::Null] {
+                assert_eq!(claim(policy, &owned(keys.clone(), json!(1)), references(), "configuration"), 36, "{keys}");
+            }
+            // No policy whose signature covers the other documents: the keys say nothing about them.
+            let mut unbound = owned(json!(["owner"]), json!(1));
+            unbound["init_data_claims"].as_object_mut().unwrap().remove("policy.dsse.json");
+            assert_eq!(claim(policy, &unbound, references(), "configuration"), 36);
+        }
+    }
+
+    #[test]
+    fn default_attestation_wants_the_lowest_policy_version_that_is_registered() {
+        for policy in [ATTESTATION, SIMULATED] {
+            let configuration = |floor: serde_json::Value, version: serde_json::Value| {
+                claim(policy, &owned(json!(["owner"]), version), keyed("policy_min_version", floor), "configuration")
+            };
+            for (floor, version) in [(json!([3]), 3), (json!([3]), 4), (json!(3), 3), (json!([1, 3]), 3)] {
+                assert_eq!(configuration(floor.clone(), json!(version)), 3, "{floor} {version}");
+            }
+            for (floor, version) in [
+                (json!([3]), json!(2)),
+                (json!(3), json!(2)),
+                // Of several floors, all hold.
+                (json!([1, 3]), json!(2)),
+                (json!([3]), json!("3")),
+                (json!([3]), serde_json::Value::Null),
+                // A floor that is no number, such as one registered without --as-json, is not ignored.
+                (json!(["3"]), json!(9)),
+                (json!("3"), json!(9)),
+                (json!([true]), json!(9)),
+            ] {
+                assert_eq!(configuration(floor.clone(), version.clone()), 36, "{floor} {version}");
+            }
+            // Initdata that is registered itself is wanted as it is.
+            let mut itself = owned(json!(["owner"]), json!(2));
+            itself["init_data"] = json!("1d");
+            assert_eq!(claim(policy, &itself, keyed("policy_min_version", json!([3])), "configuration"), 3);
+        }
+    }
+
     #[test]
     fn default_attestation_never_affirms_a_simulation() {
         for value in [json!(true), serde_json::Value::Null, json!("no")] {
@@ -256,7 +321,9 @@ mod tests {
     #[test]
     fn audit_shows_what_was_expected_and_found() {
         let appraised = trust_claims(ATTESTATION, &with("measurement", json!("cc")), references()).unwrap();
-        let shown = comparisons(&appraised.queried, &with("measurement", json!("cc"))["snp"]);
+        let input = with("measurement", json!("cc"));
+        let shown = comparisons(&appraised.queried, &input["snp"], &input);
+        assert!(shown.contains(&Comparison { claim: "init_data".into(), expected: json!(["1d"]), found: json!("1d") }));
         assert!(shown.contains(&Comparison { claim: "snp_launch_measurement".into(), expected: json!(["aa", "bb"]), found: json!("cc") }));
     }
 

@@ -325,33 +325,72 @@ fn init_data_must_be_what_the_guest_was_launched_with() {
     refused(&broker.attest_with(&with, Some(nonsense), |_| ()).unwrap_err(), 401, "init-data");
 }
 
+/// Initdata whose policy has a version and is signed by whatever key of these; the signature is the guest's to look at.
+fn owned(keys: &str, payload_type: &str, version: u64) -> InitData {
+    let payload = STANDARD.encode(json!({"version": version, "rego": "", "documents": {}}).to_string());
+    let envelope = json!({"payloadType": payload_type, "payload": payload, "signatures": []});
+    InitData {
+        format: "toml".into(),
+        body: format!(
+            "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n\"kata-cc.toml\" = \"\"\"\n[policy]\ntrusted_keys = [{keys}]\n\"\"\"\n\
+             \"policy.dsse.json\" = '{envelope}'\n"
+        ),
+    }
+}
+
+const POLICY_TYPE: &str = "application/vnd.kata-cc.agent-policy.v2+json";
+
+impl TestBroker {
+    /// Attests with initdata that the guest was launched with, and asks for the secret.
+    fn read_under(&self, init_data: &InitData) -> HttpResponse {
+        let digest = ring::digest::digest(&ring::digest::SHA256, init_data.body.as_bytes());
+        let launched = Launched { host_data: HostData::from_digest(digest.as_ref()), ..launched() };
+        let attested = self.attest_with(&launched, Some(init_data.clone()), |_| ()).unwrap();
+        self.send(&attested.get_resource(&path("default/key/1")))
+    }
+}
+
 #[test]
 fn initdata_of_the_hosts_own_making_gets_no_secret() {
     let broker = TestBroker::ready();
-    let owned = |key: &str| InitData {
-        format: "toml".into(),
-        body: format!(
-            "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n\"kata-cc.toml\" = '''\n[policy]\ntrusted_keys = [{key}]\n'''\n"
-        ),
-    };
-    let launched_with = |init_data: &InitData| {
-        let digest = ring::digest::digest(&ring::digest::SHA256, init_data.body.as_bytes());
-        Launched { host_data: HostData::from_digest(digest.as_ref()), ..launched() }
-    };
-    let read = |init_data: &InitData| {
-        let attested = broker.attest_with(&launched_with(init_data), Some(init_data.clone()), |_| ()).unwrap();
-        broker.send(&attested.get_resource(&path("default/key/1")))
-    };
-    let (owner, host, both, none) = (owned("\"owner\""), owned("\"host\""), owned("\"owner\", \"host\""), owned(""));
-    refused(&read(&owner), 403, "cpu0/configuration");
+    let owned = |keys| owned(keys, POLICY_TYPE, 1);
+    let (owner, host, both, none) = (owned("'owner'"), owned("'host'"), owned("'owner', 'host'"), owned(""));
+    refused(&broker.read_under(&owner), 403, "cpu0/configuration");
     broker.reference("policy_trusted_keys", &["owner".into()]);
-    assert_eq!(read(&owner).status, 200);
+    assert_eq!(broker.read_under(&owner).status, 200);
     for other in [&host, &both, &none] {
-        refused(&read(other), 403, "cpu0/configuration");
+        refused(&broker.read_under(other), 403, "cpu0/configuration");
     }
     let digest = ring::digest::digest(&ring::digest::SHA256, host.body.as_bytes());
     broker.reference("init_data", &[hex::encode(digest.as_ref())]);
-    assert_eq!(read(&host).status, 200, "this very initdata is registered");
+    assert_eq!(broker.read_under(&host).status, 200, "this very initdata is registered");
+}
+
+/// The form before, which the guests before took: its signature leaves the other documents to the host.
+#[test]
+fn initdata_whose_policy_does_not_cover_it_gets_no_secret_by_its_keys() {
+    let broker = TestBroker::ready();
+    broker.reference("policy_trusted_keys", &["owner".into()]);
+    let former = owned("'owner'", "application/vnd.kata-cc.agent-policy.v1+json", 1);
+    refused(&broker.read_under(&former), 403, "cpu0/configuration");
+    assert_eq!(broker.read_under(&owned("'owner'", POLICY_TYPE, 1)).status, 200);
+}
+
+/// Initdata that the owner signed once and has replaced since.
+#[test]
+fn initdata_with_a_policy_below_the_registered_version_gets_no_secret() {
+    let broker = TestBroker::ready();
+    broker.reference("policy_trusted_keys", &["owner".into()]);
+    let [old, new] = [2, 3].map(|version| owned("'owner'", POLICY_TYPE, version));
+    assert_eq!(broker.read_under(&old).status, 200, "no lowest version is registered");
+    let floor = json!({"id": "policy_min_version", "values": [3]});
+    assert_eq!(broker.admin("POST", "/kbs/v0/reference-value", floor.to_string().as_bytes()).status, 200);
+    refused(&broker.read_under(&old), 403, "cpu0/configuration");
+    assert_eq!(broker.read_under(&new).status, 200);
+    let compared = json!({"claim": "policy_min_version", "expected": [3], "found": 2});
+    let audit = broker.audit();
+    let shown = audit.iter().filter_map(|d| d["comparisons"].as_array()).any(|c| c.contains(&compared));
+    assert!(shown, "the audit log says what was expected and found: {audit:?}");
 }
 
 #[test]

@@ -53,6 +53,7 @@ pub(crate) async fn run_all(world: &mut World, tally: &mut Tally) -> Result<()> 
     run_short(world, tally).await?;
     tally.note("refuses every attack of the demo (AC-06, AC-23, AC-29, AC-44, AC-46, AC-51)", attacks(world).await);
     tally.note("gives no secret to the registered guest under initdata of the host's own making", host_owned(world).await);
+    tally.note("refuses the owner's key and signed policy beside a document of the host's making", changed_document(world).await);
     tally.note("carries 100 MB of output without loss or reordering", bulk_output(world).await);
     tally.note("reports the exit code of the workload", exit_code(world).await);
     tally.note("denies a second container that the policy does not expect (AC-27)", second_container(world).await);
@@ -106,7 +107,24 @@ async fn good_pod(world: &World) -> Result<()> {
 
 /// Initdata, policy and policy key all made by the host, consistent in themselves: only the broker can tell that nobody registered them.
 async fn host_owned(world: &World) -> Result<()> {
-    let pod = world.pod(&Recipe { host_owned: true, ..Recipe::script("e2e-host-owned", WORKLOAD) })?;
+    refused_with(world, &Recipe { host_owned: true, ..Recipe::script("e2e-host-owned", WORKLOAD) }, &["found cpu0/configuration warning"])
+        .await
+}
+
+/// The owner's initdata with one document changed and launched as such, so that the report holds its digest and the broker would find a
+/// registered key in it: only the owner's signature over all documents tells, and the guest is who asks for it.
+async fn changed_document(world: &World) -> Result<()> {
+    let recipe = Recipe { changed_document: true, ..Recipe::script("e2e-changed-document", WORKLOAD) };
+    let before = world.broker().attestations()?;
+    refused_with(world, &recipe, &["the guest refuses to run this pod", "`cdh.toml` was changed", "expected sha256"]).await?;
+    let attestations = world.broker().attestations()? - before;
+    ensure!(attestations == 0, "the guest must refuse before it asks for anything, the broker counted {attestations} attestations");
+    Ok(())
+}
+
+/// Starts a pod that must not run, for the reason that holds these words.
+async fn refused_with(world: &World, recipe: &Recipe, words: &[&str]) -> Result<()> {
+    let pod = world.pod(recipe)?;
     let mut cri = world.cri().await?;
     match start_pod(&mut cri, &pod).await {
         Ok(running) => {
@@ -116,7 +134,7 @@ async fn host_owned(world: &World) -> Result<()> {
         }
         Err(error) => {
             let text = format!("{error:#}");
-            ensure!(text.contains("found cpu0/configuration warning"), "refused, but for another reason: {text}");
+            ensure!(words.iter().all(|word| text.contains(word)), "refused, but for another reason: {text}");
         }
     }
     Ok(())

@@ -44,6 +44,8 @@ pub(crate) struct Recipe {
     pub(crate) trusted_signer: bool,
     /// Whether the initdata is the host's own making: a policy key of its own, and a policy signed by it.
     pub(crate) host_owned: bool,
+    /// Whether the host changed one document of the initdata, and left the owner's key and the owner's signed policy in it.
+    pub(crate) changed_document: bool,
     /// Whether the initdata names the broker that knows the simulated root.
     pub(crate) knowing_broker: bool,
 }
@@ -59,6 +61,7 @@ impl Recipe {
             exec: vec![LISTED_EXEC.map(str::to_owned).to_vec()],
             trusted_signer: true,
             host_owned: false,
+            changed_document: false,
             knowing_broker: true,
         }
     }
@@ -275,14 +278,14 @@ impl World {
         }
     }
 
-    /// Writes, signs and packs what the owner of such a pod does: policy by `kata-cc policy gen`, envelope, initdata.
+    /// Writes, signs and packs what the owner of such a pod does: policy by `kata-cc policy gen`, signed together with the
+    /// other documents by `kata-cc initdata build`.
     pub(crate) fn pod(&self, recipe: &Recipe) -> Result<PodSpec> {
         let image = self.images.get(recipe.image).with_context(|| format!("the lab has no image {}", recipe.image))?.clone();
         let cli = self.artifacts.bin("kata-cc");
         let dir = self.work.join("pods").join(&recipe.name);
         fs::create_dir_all(&dir)?;
-        let (spec, rego, envelope, toml) =
-            (dir.join("policy.json"), dir.join("policy.rego"), dir.join("policy.dsse.json"), dir.join("initdata.toml"));
+        let (spec, rego, toml) = (dir.join("policy.json"), dir.join("policy.rego"), dir.join("initdata.toml"));
         let description = serde_json::json!({
             "containers": [{
                 "name": recipe.name,
@@ -300,29 +303,26 @@ impl World {
         fs::write(&rego, run_with(Command::new(&cli).args(["policy", "gen", "--spec"]).arg(&spec))?)?;
         let signer = self.work.join(if recipe.trusted_signer && !recipe.host_owned { "policy-owner" } else { "policy-stranger" });
         let trusted = self.work.join(if recipe.host_owned { "policy-stranger" } else { "policy-owner" });
-        run_with(
-            Command::new(&cli)
-                .args(["policy", "sign", "--version", "1", "--policy"])
-                .arg(&rego)
-                .arg("--key")
-                .arg(signer.join("policy.key"))
-                .arg("--out")
-                .arg(&envelope),
-        )?;
         let broker = if recipe.knowing_broker { &self.broker } else { &self.strict_broker };
         run_with(
             Command::new(&cli)
                 .args(["initdata", "build", "--broker", broker.url(), "--image-security-policy-uri", "kbs:///default/security-policy/demo"])
                 .args(["--insecure-registry", &Registry::address(), "--broker-cert"])
                 .arg(&self.tls.ca)
-                .arg("--policy-envelope")
-                .arg(&envelope)
+                .args(["--policy-version", "1", "--policy"])
+                .arg(&rego)
+                .arg("--sign-with")
+                .arg(signer.join("policy.key"))
                 .arg("--policy-key")
                 .arg(trusted.join("policy.pub"))
                 .args((!recipe.trusted_signer).then_some("--skip-policy-verification"))
                 .arg("--out")
                 .arg(&toml),
         )?;
+        if recipe.changed_document {
+            let text = fs::read_to_string(&toml)?;
+            fs::write(&toml, with_another_registry(&text)?)?;
+        }
         let initdata = run_with(Command::new(&cli).args(["initdata", "annotation"]).arg(&toml))?.trim().to_owned();
         Ok(PodSpec {
             name: recipe.name.clone(),
@@ -432,6 +432,18 @@ fn security_policy(owner: &CosignKey) -> Result<String> {
         .to_string())
 }
 
+/// The owner's initdata but for `cdh.toml`, which lets the guest ask a registry of the host's by plain HTTP.
+fn with_another_registry(initdata: &str) -> Result<String> {
+    let mut initdata: toml::Table = toml::from_str(initdata)?;
+    let cdh = initdata.get_mut("data").and_then(|data| data.get_mut("cdh.toml")).context("the initdata has no cdh.toml")?;
+    let mut changed: toml::Table = toml::from_str(cdh.as_str().context("cdh.toml is no text")?)?;
+    let registries = changed.get_mut("image").and_then(|image| image.get_mut("insecure_registries"));
+    let registries = registries.and_then(toml::Value::as_array_mut).context("cdh.toml has no image.insecure_registries")?;
+    registries.push("registry.host.example:5000".into());
+    *cdh = toml::to_string(&changed)?.into();
+    Ok(toml::to_string(&initdata)?)
+}
+
 /// One shim configuration per way to launch: the right one, and what a hostile host makes of it.
 fn make_handlers(artifacts: &Artifacts, work: &Path, sim: &Path) -> Result<Vec<Handler>> {
     let mut handlers = Vec::new();
@@ -510,4 +522,22 @@ exec {} "$@"
 "#,
         qemu.display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_another_registry;
+
+    #[test]
+    fn the_hosts_initdata_differs_in_one_document() {
+        let owner = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n\"aa.toml\" = \"x\"\n\"cdh.toml\" = \"[image]\\ninsecure_registries = ['a:1']\"\n";
+        let [old, new] =
+            [owner.to_owned(), with_another_registry(owner).unwrap()].map(|text| toml::from_str::<toml::Table>(&text).unwrap());
+        assert_eq!(
+            (&old["version"], &old["algorithm"], &old["data"]["aa.toml"]),
+            (&new["version"], &new["algorithm"], &new["data"]["aa.toml"])
+        );
+        let cdh: toml::Table = toml::from_str(new["data"]["cdh.toml"].as_str().unwrap()).unwrap();
+        assert_eq!(cdh["image"]["insecure_registries"].as_array().unwrap().len(), 2);
+    }
 }

@@ -56,6 +56,7 @@ pub(crate) async fn run_all(world: &mut World, tally: &mut Tally) -> Result<()> 
     tally.note("refuses the owner's key and signed policy beside a document of the host's making", changed_document(world).await);
     tally.note("carries 100 MB of output without loss or reordering", bulk_output(world).await);
     tally.note("reports the exit code of the workload", exit_code(world).await);
+    tally.note("runs a container without a pod, by ctr run", crate::single::single_container(world));
     tally.note("denies a second container that the policy does not expect (AC-27)", second_container(world).await);
     tally.note("leaves the layers to the guest: containerd holds no layer blob", no_layers(world));
     tally.note("keeps secrets out of every file and command line of the host (AC-61)", canaries(world).await);

@@ -106,7 +106,7 @@ async fn run(config: Config, timeline: Arc<Timeline>) -> anyhow::Result<()> {
             let guest = Arc::new(guest);
             let rest =
                 Arc::new(Rest { gate: Arc::clone(&guest.gate), broker: guest.broker.clone(), attester: Some(guest.attester.clone()) });
-            tokio::spawn(rest.serve(Rest::bind().await.context("cannot serve the pod")?));
+            tokio::spawn(rest.serve(Rest::bind().context("cannot serve the pod")?));
             let _server = rpc::serve(Arc::new(Service::Ready(guest))).await.context("cannot serve the host")?;
             timeline.mark("serving");
             eprintln!("kata-cc-agent: serving; timeline {}", timeline.line());

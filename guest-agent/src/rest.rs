@@ -6,11 +6,13 @@
 //! | `GET /aa/token?token_type=kbs` | `{"token": …}` | `GetTokenRequest` `{token_type}` |
 //! | `GET /aa/evidence?runtime_data=…` | evidence as JSON | `GetEvidenceRequest` `{}` |
 //!
-//! It listens on loopback only, so that the network cannot ask. Each connection is one request, bounded in size and time. The
-//! key that tokens are bound to never leaves the agent.
+//! Only the pod itself can ask: the listener is bound to the loopback address and to the device `lo`, so that a packet that came in by
+//! another interface never reaches it, whatever the kernel was told about routing 127.0.0.0/8; and a peer that has another address is
+//! dropped unheard. Each connection is one request, bounded in size and time. The key that tokens are bound to never leaves the agent.
 //!
 //! A program that any container runs can ask; which containers run at all is what the policy is for.
 
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,14 +20,20 @@ use kata_cc_kbs_protocol::ResourcePath;
 use kata_cc_policy::{Gate, PolicyRequest};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 
 use crate::attest::Attester;
 use crate::kbs::{Broker, BrokerError};
 
 /// Where CoCo's programs expect it.
-pub(crate) const ADDRESS: (&str, u16) = ("127.0.0.1", 8006);
+pub(crate) const ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8006));
+
+/// The device by which programs of this guest reach each other, and nobody else reaches them.
+const DEVICE: &[u8] = b"lo";
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 128;
 
 /// Longest request head.
 const MAX_HEAD: usize = 8192;
@@ -129,8 +137,8 @@ impl Rest {
     ///
     /// # Errors
     /// When the port cannot be had.
-    pub(crate) async fn bind() -> std::io::Result<TcpListener> {
-        TcpListener::bind(ADDRESS).await
+    pub(crate) fn bind() -> std::io::Result<TcpListener> {
+        bind_to(ADDRESS)
     }
 
     /// Serves for ever.
@@ -141,6 +149,7 @@ impl Rest {
                 return;
             };
             match listener.accept().await {
+                Ok((_, peer)) if !is_of_the_pod(peer) => tracing::warn!("a peer that is not of this guest was dropped"),
                 Ok((stream, _)) => {
                     let rest = Arc::clone(&self);
                     tokio::spawn(async move {
@@ -244,6 +253,20 @@ impl Rest {
     }
 }
 
+fn bind_to(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    // Before `bind`, so that there is no moment in which another device would do.
+    socket.bind_device(Some(DEVICE))?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Whether a peer is a program of this guest. The device says so already; this does not rely on it.
+fn is_of_the_pod(peer: SocketAddr) -> bool {
+    peer.ip().is_loopback()
+}
+
 fn refusal(error: &BrokerError) -> Answer {
     let status = match error.status() {
         Some(404) => 404,
@@ -292,6 +315,31 @@ mod tests {
     #[track_caller]
     fn status(answer: &str, status: u16) {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn listens_on_the_loopback_device_alone() {
+        use nix::sys::socket::{getsockopt, sockopt};
+        let listener = bind_to(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        assert_eq!(getsockopt(&listener, sockopt::BindToDevice).unwrap(), "lo");
+        let address = listener.local_addr().unwrap();
+        let rest = Arc::new(Rest { gate: Arc::new(Gate::new()), broker: None, attester: None });
+        let serving = tokio::spawn(rest.serve(listener));
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET /aa/token?token_type=kbs HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        status(&answer, 403);
+        serving.abort();
+    }
+
+    #[test]
+    fn peers_from_outside_are_not_heard() {
+        // What `route_localnet` would let in.
+        for peer in ["10.0.0.1:40000", "169.254.1.1:40000", "[2001:db8::1]:40000", "0.0.0.0:1"] {
+            assert!(!is_of_the_pod(peer.parse().unwrap()), "{peer}");
+        }
+        assert!(is_of_the_pod("127.0.0.1:40000".parse().unwrap()));
     }
 
     #[tokio::test]

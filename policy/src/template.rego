@@ -126,6 +126,25 @@ CreateContainerRequest := {"allowed": true, "ops": [{"op": "add", "path": path(k
 	not data.pstate[key("c", input.container_id)]
 	input.storages == []
 	create_common
+	allow_sysctls(input.OCI.Linux.Sysctl)
+}
+
+# Kernel parameters of the pod: by name, those that Kubernetes calls safe. None of `net.ipv4.conf`: `route_localnet` there would open
+# the guest's loopback services to the host's network. Numbers only.
+pod_sysctls := {
+	"kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports",
+	"net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl",
+	"net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_rmem", "net.ipv4.tcp_syncookies",
+	"net.ipv4.tcp_wmem",
+}
+
+allow_sysctls(sysctls) if {
+	is_object(sysctls)
+	every name, value in sysctls {
+		name in pod_sysctls
+		is_string(value)
+		regex.match(`^[0-9]{1,10}([ \t,-][0-9]{1,10}){0,15}$`, value)
+	}
 }
 
 # The names in the request only choose what it is compared with; every name can be live once.
@@ -652,8 +671,13 @@ reasons contains "the request does not say whether this is the sandbox or a cont
 	input.OCI
 	not container_type in {"pod_sandbox", "pod_container"}
 }
+reasons contains "a sysctl of the pod is not one that Kubernetes calls safe" if {
+	container_type == "pod_sandbox"
+	not allow_sysctls(input.OCI.Linux.Sysctl)
+}
 reasons contains "the sandbox container must bring no image, hooks, devices, ports or mappings, and have the sandbox's id" if {
 	container_type == "pod_sandbox"
+	not sandbox_alone
 }
 reasons contains "the command is not in the list" if {
 	spec := spec_of(input.container_id)
@@ -674,6 +698,12 @@ reasons contains "the resource is not in the list" if {
 	input.path
 	not input.file_type
 	not input.path in policy_data.resources
+}
+
+sandbox_alone if {
+	data.pstate.sandbox == input.container_id
+	input.storages == []
+	create_common
 }
 
 same_user(spec, user) if {

@@ -220,6 +220,38 @@ fn sandbox_comes_first_and_once() {
     denies(&mut rules, "CreateContainerRequest", &sandbox_container());
 }
 
+/// AC-31: the pod's sysctls arrive with the sandbox container. One of the interfaces' would open the loopback services to the network.
+#[test]
+fn ac_31_only_safe_sysctls_are_set_and_none_of_the_interfaces() {
+    let mut rules = rules(&pod());
+    allows(&mut rules, "CreateSandboxRequest", &sandbox());
+    let good = sandbox_container();
+    for (name, value) in [
+        ("net.ipv4.conf.all.route_localnet", json!("1")),
+        ("net.ipv4.conf.default.route_localnet", json!("1")),
+        ("net.ipv4.conf.eth0.accept_local", json!("1")),
+        ("net.ipv4.ip_forward", json!("1")),
+        ("net.ipv4.ip_nonlocal_bind", json!("1")),
+        ("net.ipv6.conf.all.forwarding", json!("1")),
+        ("net.core.bpf_jit_enable", json!("1")),
+        ("kernel.core_pattern", json!("|/bin/sh")),
+        ("kernel.shmmax", json!("1")),
+        ("kernel.shm_rmid_forced", json!("1\n1")),
+        ("kernel.shm_rmid_forced", json!("")),
+        ("kernel.shm_rmid_forced", json!(1)),
+        ("net/ipv4/tcp_syncookies", json!("0")),
+    ] {
+        let reasons = denies(&mut rules, "CreateContainerRequest", &set(&good, "/OCI/Linux/Sysctl", json!({name: value})));
+        assert_eq!(reasons, ["a sysctl of the pod is not one that Kubernetes calls safe"], "{name}");
+    }
+    denies(&mut rules, "CreateContainerRequest", &set(&good, "/OCI/Linux/Sysctl", json!(null)));
+    denies(&mut rules, "CreateContainerRequest", &set(&good, "/OCI/Linux/Sysctl", json!(["net.ipv4.tcp_syncookies"])));
+    let safe = json!({"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647",
+        "net.ipv4.ip_local_port_range": "32768\t60999", "net.ipv4.ip_local_reserved_ports": "8080,9148-9150", "net.ipv4.tcp_syncookies": "1",
+        "kernel.shm_rmid_forced": "1"});
+    allows(&mut rules, "CreateContainerRequest", &set(&good, "/OCI/Linux/Sysctl", safe));
+}
+
 /// AC-25 and the guest-pull bypasses: the image is the pinned one, wherever it is named.
 #[test]
 fn ac_25_image_is_pinned_in_storage_and_annotation() {

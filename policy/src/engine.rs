@@ -2,10 +2,14 @@
 
 use std::sync::Mutex;
 
+use serde_json::Value;
+
 use crate::binding::{BoundPolicy, DocumentDigests};
-use crate::evaluate::{Budget, Evaluation, LoadError, Rules};
+use crate::evaluate::{Budget, LoadError, Rules, Yes};
+use crate::gate::Pending;
 use crate::keys::TrustId;
 use crate::request::{Allowed, Cause, Denied, PolicyRequest};
+use crate::state::Difference;
 
 /// The state before a policy: it can decide nothing, only be opened.
 #[derive(Debug, Default)]
@@ -71,12 +75,44 @@ impl PolicyEngine {
     /// # Errors
     /// Whenever the rule is not exactly true, for whatever cause.
     pub fn check<R: PolicyRequest>(&self, request: R) -> Result<Allowed<R>, Denied> {
-        let denied = |reason, details| Denied { rule: R::RULE.into(), policy_version: Some(self.version), reason, details };
-        let mut rules = self.rules.lock().map_err(|_| denied(Cause::Broken, Vec::new()))?;
-        match rules.evaluate(R::RULE, &request.policy_input()) {
-            Evaluation::Allowed => Ok(Allowed::new(request, self.version)),
-            Evaluation::Denied { cause, details } => Err(denied(cause, details)),
-        }
+        let input = request.policy_input();
+        let yes = self.decide(R::RULE, &input)?;
+        self.make(R::RULE, &yes)?;
+        Ok(Allowed::new(request, self.version, Pending::none()))
+    }
+
+    fn denied(&self, rule: &'static str, reason: Cause, details: Vec<String>) -> Denied {
+        Denied { rule: rule.into(), policy_version: Some(self.version), reason, details }
+    }
+
+    fn with_rules<T>(&self, rule: &'static str, work: impl FnOnce(&mut Rules) -> Result<T, (Cause, Vec<String>)>) -> Result<T, Denied> {
+        let mut rules = self.rules.lock().map_err(|_| self.denied(rule, Cause::Broken, Vec::new()))?;
+        work(&mut rules).map_err(|(cause, details)| self.denied(rule, cause, details))
+    }
+
+    /// Asks the policy. The changes for after the request was carried out are left to [`Self::make`].
+    pub(crate) fn decide(&self, rule: &'static str, input: &Value) -> Result<Yes, Denied> {
+        self.with_rules(rule, |rules| rules.decide(rule, input))
+    }
+
+    /// The decision, if the state is still the one it was made upon, or a new one.
+    pub(crate) fn renew(&self, rule: &'static str, input: &Value, yes: &mut Yes) -> Result<(), Denied> {
+        self.with_rules(rule, |rules| {
+            if !rules.is_current(yes) {
+                *yes = rules.decide(rule, input)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes the changes of a decision that is current.
+    pub(crate) fn make(&self, rule: &'static str, yes: &Yes) -> Result<Difference, Denied> {
+        self.with_rules(rule, |rules| rules.make(yes).map_err(|cause| (cause, Vec::new())))
+    }
+
+    /// Takes changes back. Tells whether it could.
+    pub(crate) fn take_back(&self, difference: &Difference) -> bool {
+        self.rules.lock().is_ok_and(|mut rules| rules.take_back(difference))
     }
 
     /// The engine for the next policy, with this one's state.

@@ -2,9 +2,12 @@
 //!
 //! This gives verdicts, not proofs: the agent uses it through [`crate::engine`] only; command lines and tests use it directly.
 //!
-//! A rule allows by being exactly `true` or an object `{allowed: true, ops: […]}`, where `ops` is a JSON patch (RFC 6902: add,
-//! replace, remove, test) on paths below `/pstate`. An optional rule `reasons` (a set of strings, or an object of such sets by
-//! rule name) explains a denial.
+//! A rule allows by being exactly `true` or an object `{allowed: true, ops: […], before: […]}`, where `ops` and `before` are JSON
+//! patches (RFC 6902: add, replace, remove, test) on paths below `/pstate`. Requests that the agent may fail to carry out (start and
+//! removal of a container) have their `ops` made once they were carried out; what must be on record even if they fail, as that it was
+//! tried, is in `before`. For all others both are made at the yes, `before` first.
+//!
+//! An optional rule `reasons` (a set of strings, or an object of such sets by rule name) explains a denial.
 //!
 //! **Invariant:** evaluation ends. Input, state and policy are bounded in size, evaluation in time; recursion is an error.
 //!
@@ -22,7 +25,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::request::Cause;
-use crate::state::{Op, PolicyState};
+use crate::state::{Difference, Op, PolicyState};
 
 /// Package of the policy.
 pub const PACKAGE: &str = "agent_policy";
@@ -131,6 +134,17 @@ struct Decision {
     allowed: bool,
     #[serde(default)]
     ops: Vec<Op>,
+    #[serde(default)]
+    before: Vec<Op>,
+}
+
+/// A yes whose state changes are still to be made.
+#[derive(Debug, Clone)]
+pub(crate) struct Yes {
+    /// To be made when the request has been carried out.
+    ops: Vec<Op>,
+    /// What the state was when it was said, see [`Rules::changes`].
+    changes: u64,
 }
 
 /// A loaded policy with its state.
@@ -140,6 +154,8 @@ pub struct Rules {
     data: Map<String, Value>,
     state: PolicyState,
     budget: Budget,
+    /// Counts changes of the state, those by predecessors included.
+    changes: u64,
     /// Set when the engine's data could not be put back; every evaluation is denied from then on.
     broken: bool,
 }
@@ -183,7 +199,8 @@ impl Rules {
             }
         }
         crate::recursion::refuse(&mut engine, rego, NonZeroU32::new(MAX_COLUMN).expect("not zero")).map_err(LoadError::Rego)?;
-        let mut rules = Self { engine, text: rego.to_owned(), data: data.clone(), state: PolicyState::default(), budget, broken: false };
+        let mut rules =
+            Self { engine, text: rego.to_owned(), data: data.clone(), state: PolicyState::default(), budget, changes: 0, broken: false };
         rules.put_data().map_err(LoadError::Rego)?;
         // Compiles the whole module, so that a mistake in any rule shows now and not at the first request that needs it.
         rules.engine.set_input(regorus::Value::new_object());
@@ -195,34 +212,82 @@ impl Rules {
 
     /// Evaluates the rule for an input. State changes are made only if the outcome is `Allowed`.
     pub fn evaluate(&mut self, rule: &str, input: &Value) -> Evaluation {
-        match self.decide(rule, input) {
+        let outcome = self.decide(rule, input).and_then(|yes| match self.make(&yes) {
+            Ok(_) => Ok(()),
+            Err(cause) => Err((cause, Vec::new())),
+        });
+        match outcome {
             Ok(()) => Evaluation::Allowed,
-            Err(cause) => {
-                let details = match cause {
-                    Cause::False | Cause::Undefined => self.reasons(rule),
-                    _ => Vec::new(),
-                };
-                self.forget_input();
-                Evaluation::Denied { cause, details }
-            }
+            Err((cause, details)) => Evaluation::Denied { cause, details },
         }
     }
 
-    /// The state, for a successor.
-    pub(crate) fn state(&self) -> PolicyState {
-        self.state.clone()
+    /// Evaluates the rule and makes those changes that come before the request is carried out. The others are known to fit the
+    /// state as it is, and are made by [`Self::make`].
+    pub(crate) fn decide(&mut self, rule: &str, input: &Value) -> Result<Yes, (Cause, Vec<String>)> {
+        let result = self.judge(rule, input);
+        let details = match result {
+            Err(Cause::False | Cause::Undefined) => self.reasons(rule),
+            _ => Vec::new(),
+        };
+        self.forget_input();
+        result.map_err(|cause| (cause, details))
     }
 
-    /// Takes over the state of a predecessor.
-    pub(crate) fn set_state(&mut self, state: PolicyState) -> Result<(), LoadError> {
+    /// Whether the state is still the one that was decided upon.
+    pub(crate) fn is_current(&self, yes: &Yes) -> bool {
+        self.changes == yes.changes
+    }
+
+    /// Makes the changes of a decision. What they did can be taken back.
+    pub(crate) fn make(&mut self, yes: &Yes) -> Result<Difference, Cause> {
+        let next = self.patched(&self.state, &yes.ops)?;
+        let difference = self.state.difference(&next);
+        self.adopt(next)?;
+        Ok(difference)
+    }
+
+    /// Takes a change back, unless something of it has been changed again since.
+    pub(crate) fn take_back(&mut self, difference: &Difference) -> bool {
+        match self.state.without(difference) {
+            Some(before) => self.adopt(before).is_ok(),
+            None => false,
+        }
+    }
+
+    /// The state and the count of its changes, for a successor.
+    pub(crate) fn state(&self) -> (PolicyState, u64) {
+        (self.state.clone(), self.changes)
+    }
+
+    /// Takes over the state of a predecessor. What was decided there is no longer current.
+    pub(crate) fn set_state(&mut self, (state, changes): (PolicyState, u64)) -> Result<(), LoadError> {
         if state.size() > self.budget.state_bytes {
             return Err(LoadError::State);
         }
         self.state = state;
+        self.changes = changes + 1;
         self.put_data().map_err(|_| LoadError::State)
     }
 
-    fn decide(&mut self, rule: &str, input: &Value) -> Result<(), Cause> {
+    fn patched(&self, state: &PolicyState, ops: &[Op]) -> Result<PolicyState, Cause> {
+        let next = state.apply(ops).map_err(Cause::Ops)?;
+        if next.size() > self.budget.state_bytes {
+            return Err(Cause::Ops("the state the rule asked for is too large"));
+        }
+        Ok(next)
+    }
+
+    fn adopt(&mut self, next: PolicyState) -> Result<(), Cause> {
+        if next == self.state {
+            return Ok(());
+        }
+        self.state = next;
+        self.changes += 1;
+        self.put_data().map_err(|_| Cause::Broken)
+    }
+
+    fn judge(&mut self, rule: &str, input: &Value) -> Result<Yes, Cause> {
         if self.broken {
             return Err(Cause::Broken);
         }
@@ -232,30 +297,24 @@ impl Rules {
         }
         let input = regorus::Value::from_json_str(&input.to_string()).map_err(|_| Cause::Input("the request cannot be represented"))?;
         self.engine.set_input(input);
-        let ops = match self.query(rule)? {
-            regorus::Value::Bool(true) => Vec::new(),
+        let decision = match self.query(rule)? {
+            regorus::Value::Bool(true) => Decision { allowed: true, ops: Vec::new(), before: Vec::new() },
             regorus::Value::Bool(false) => return Err(Cause::False),
             regorus::Value::Undefined => return Err(Cause::Undefined),
             value @ regorus::Value::Object(_) => {
                 let json = value.to_json_str().map_err(|_| Cause::NotADecision)?;
-                let decision: Decision = serde_json::from_str(&json).map_err(|_| Cause::NotADecision)?;
-                if !decision.allowed {
-                    return Err(Cause::False);
-                }
-                decision.ops
+                serde_json::from_str(&json).map_err(|_| Cause::NotADecision)?
             }
             _ => return Err(Cause::NotADecision),
         };
-        self.forget_input();
-        if ops.is_empty() {
-            return Ok(());
+        if !decision.allowed {
+            return Err(Cause::False);
         }
-        let next = self.state.apply(&ops).map_err(Cause::Ops)?;
-        if next.size() > self.budget.state_bytes {
-            return Err(Cause::Ops("the state the rule asked for is too large"));
-        }
-        self.state = next;
-        self.put_data().map_err(|_| Cause::Broken)
+        // Both are tried before either is made.
+        let before = self.patched(&self.state, &decision.before)?;
+        self.patched(&before, &decision.ops)?;
+        self.adopt(before)?;
+        Ok(Yes { ops: decision.ops, changes: self.changes })
     }
 
     fn query(&mut self, rule: &str) -> Result<regorus::Value, Cause> {

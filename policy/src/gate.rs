@@ -3,16 +3,27 @@
 //!
 //! One lock around the engine: evaluation is short and bounded by [`crate::evaluate::Budget`], and decisions must see each other's
 //! state changes in order (two requests to create the same container).
+//!
+//! Deciding and committing can be apart. What the state says must be what is: a container whose start failed was not started, one
+//! that is still being removed is still there. [`Gate::decide`] therefore leaves the changes to whoever carries the request out, as
+//! [`Pending`]. The state may have gone on meanwhile, so [`Pending::commit`] makes the changes of a decision only if nothing has
+//! changed since; otherwise the policy is asked again, and both the answer and the changes are the new ones. No change is lost, and
+//! none is made upon a state that is no more.
+//!
+//! What is never committed has not happened.
 
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::binding::{BindError, BoundPolicy};
 use crate::engine::{ClosedDoor, PolicyEngine};
 use crate::envelope::VerifiedPolicy;
-use crate::evaluate::{Budget, LoadError};
+use crate::evaluate::{Budget, LoadError, Yes};
 use crate::request::{Allowed, Cause, Denied, PolicyRequest};
+use crate::state::Difference;
 
 /// Why a policy was not put in place. The one in place, if any, stays.
 #[derive(Debug, Error)]
@@ -52,8 +63,98 @@ pub enum GateError {
 /// What the agent holds. Share it by reference or `Arc`.
 #[derive(Debug, Default)]
 pub struct Gate {
-    engine: Mutex<Option<PolicyEngine>>,
+    engine: Arc<Mutex<Option<PolicyEngine>>>,
     budget: Budget,
+}
+
+type Slot<'a> = MutexGuard<'a, Option<PolicyEngine>>;
+
+fn open<'a>(engine: &'a Mutex<Option<PolicyEngine>>, rule: &'static str) -> Result<Slot<'a>, Denied> {
+    engine.lock().map_err(|_| closed(rule, Cause::Broken))
+}
+
+fn closed(rule: &'static str, reason: Cause) -> Denied {
+    Denied { rule: rule.into(), policy_version: None, reason, details: Vec::new() }
+}
+
+fn engine<'a>(slot: &'a Slot<'_>, rule: &'static str) -> Result<&'a PolicyEngine, Denied> {
+    slot.as_ref().ok_or_else(|| closed(rule, Cause::NoPolicy))
+}
+
+/// State changes of an allowed request that are still to be made. Dropped, they are never made.
+#[must_use = "the state does not know of the request until this is committed"]
+pub struct Pending(Option<Change>);
+
+struct Change {
+    engine: Arc<Mutex<Option<PolicyEngine>>>,
+    rule: &'static str,
+    input: Value,
+    yes: Yes,
+}
+
+impl fmt::Debug for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither the input nor the changes: they hold values of the request.
+        f.debug_tuple("Pending").field(&self.0.as_ref().map(|change| change.rule)).finish()
+    }
+}
+
+impl Pending {
+    /// For a request whose changes are in effect.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
+
+    /// Asks again, if the state has changed since: right before the request is carried out.
+    ///
+    /// # Errors
+    /// When the policy no longer says yes.
+    pub fn renew(&mut self) -> Result<(), Denied> {
+        let Some(change) = &mut self.0 else {
+            return Ok(());
+        };
+        let slot = open(&change.engine, change.rule)?;
+        engine(&slot, change.rule)?.renew(change.rule, &change.input, &mut change.yes)
+    }
+
+    /// Makes the changes. If the state has changed since the decision, the policy is asked again first.
+    ///
+    /// # Errors
+    /// When the policy no longer says yes. Nothing was changed then, and what was carried out must not stand.
+    pub fn commit(self) -> Result<Undo, Denied> {
+        let Some(mut change) = self.0 else {
+            return Ok(Undo(None));
+        };
+        let difference = {
+            let slot = open(&change.engine, change.rule)?;
+            let engine = engine(&slot, change.rule)?;
+            engine.renew(change.rule, &change.input, &mut change.yes)?;
+            engine.make(change.rule, &change.yes)?
+        };
+        Ok(Undo(Some((change.engine, difference))))
+    }
+}
+
+/// The way back from changes that were committed before the request was carried out.
+pub struct Undo(Option<(Arc<Mutex<Option<PolicyEngine>>>, Difference)>);
+
+impl fmt::Debug for Undo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Undo").finish_non_exhaustive()
+    }
+}
+
+impl Undo {
+    /// Takes the changes back: the request failed and nothing of it is left. Tells whether that was so; what others have changed
+    /// again since stays as it is, and with it all of these changes, so that what is in doubt goes on counting as done.
+    #[must_use]
+    pub fn undo(self) -> bool {
+        let Some((engine, difference)) = self.0 else {
+            return false;
+        };
+        let slot = engine.lock();
+        slot.is_ok_and(|slot| slot.as_ref().is_some_and(|engine| engine.take_back(&difference)))
+    }
 }
 
 impl Gate {
@@ -66,7 +167,7 @@ impl Gate {
     /// A closed gate with other limits for evaluation.
     #[must_use]
     pub fn with_budget(budget: Budget) -> Self {
-        Self { engine: Mutex::new(None), budget }
+        Self { engine: Arc::default(), budget }
     }
 
     /// Puts the first policy in place.
@@ -108,14 +209,26 @@ impl Gate {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(PolicyEngine::version)
     }
 
-    /// Asks the policy.
+    /// Asks the policy. On a yes the state changes it asked for are in effect when this returns.
     ///
     /// # Errors
     /// When there is no policy or it does not say yes.
     pub fn check<R: PolicyRequest>(&self, request: R) -> Result<Allowed<R>, Denied> {
-        let closed = |reason| Denied { rule: R::RULE.into(), policy_version: None, reason, details: Vec::new() };
-        let slot = self.engine.lock().map_err(|_| closed(Cause::Broken))?;
-        slot.as_ref().ok_or_else(|| closed(Cause::NoPolicy))?.check(request)
+        let slot = open(&self.engine, R::RULE)?;
+        engine(&slot, R::RULE)?.check(request)
+    }
+
+    /// Asks the policy, and leaves the state changes for [`Pending::commit`], but those that the rule wants made before.
+    ///
+    /// # Errors
+    /// When there is no policy or it does not say yes.
+    pub fn decide<R: PolicyRequest>(&self, request: R) -> Result<Allowed<R>, Denied> {
+        let input = request.policy_input();
+        let slot = open(&self.engine, R::RULE)?;
+        let engine = engine(&slot, R::RULE)?;
+        let yes = engine.decide(R::RULE, &input)?;
+        let pending = Pending(Some(Change { engine: Arc::clone(&self.engine), rule: R::RULE, input, yes }));
+        Ok(Allowed::new(request, engine.version(), pending))
     }
 }
 

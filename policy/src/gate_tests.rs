@@ -150,6 +150,108 @@ fn decisions_see_each_others_state() {
     assert_eq!(allowed, 1);
 }
 
+const COUNT: &str = r#"
+    StartContainerRequest := {
+        "allowed": true,
+        "before": [{"op": "add", "path": concat("/", ["/pstate", concat("", ["tried-", input.container_id])]), "value": true}],
+        "ops": [{"op": "add", "path": "/pstate/count", "value": count_now + 1}],
+    } if count_now < 2
+    default count_now := 0
+    count_now := data.pstate.count
+    IsCount if input.n == count_now
+    Tried if data.pstate[concat("", ["tried-", input.id])]
+"#;
+
+fn counts(gate: &Gate, n: u64) -> bool {
+    gate.check(Count(n)).is_ok()
+}
+
+#[derive(Debug)]
+struct Count(u64);
+
+impl PolicyRequest for Count {
+    const RULE: &'static str = "IsCount";
+
+    fn policy_input(&self) -> Value {
+        json!({"n": self.0})
+    }
+}
+
+#[derive(Debug)]
+struct Tried(&'static str);
+
+impl PolicyRequest for Tried {
+    const RULE: &'static str = "Tried";
+
+    fn policy_input(&self) -> Value {
+        json!({"id": self.0})
+    }
+}
+
+fn counting() -> (Gate, SigningKey, TrustedKeys) {
+    let (key, trusted) = owner();
+    let gate = Gate::new();
+    gate.install(bound(&key, &trusted, 1, COUNT)).unwrap();
+    (gate, key, trusted)
+}
+
+#[test]
+fn what_is_decided_changes_nothing_until_it_is_committed() {
+    let (gate, ..) = counting();
+    let (request, pending) = gate.decide(Start("a")).unwrap().into_parts();
+    assert_eq!(request.0, "a");
+    assert!(counts(&gate, 0));
+    pending.commit().unwrap();
+    assert!(counts(&gate, 1));
+    drop(gate.decide(Start("b")).unwrap());
+    assert!(counts(&gate, 1), "what was dropped took effect");
+    // But that it was tried is on record.
+    assert!(gate.check(Tried("b")).is_ok());
+    assert!(gate.check(Tried("c")).is_err());
+}
+
+/// Two requests in flight: the later commit is judged by what the earlier one made of the state.
+#[test]
+fn commits_lose_no_change_of_each_other_and_hold_to_the_policy() {
+    let (gate, ..) = counting();
+    let decided: Vec<_> = ["a", "b", "c"].map(|id| gate.decide(Start(id)).unwrap().into_parts().1).into_iter().collect();
+    let outcomes: Vec<_> = decided.into_iter().map(|pending| pending.commit().is_ok()).collect();
+    assert_eq!(outcomes, [true, true, false]);
+    assert!(counts(&gate, 2));
+}
+
+#[test]
+fn a_decision_is_renewed_by_the_state_and_the_policy_of_the_moment() {
+    let (gate, key, trusted) = counting();
+    let (_, mut pending) = gate.decide(Start("a")).unwrap().into_parts();
+    pending.renew().unwrap();
+    gate.replace(signed(&key, &trusted, 2, "StartContainerRequest := false")).unwrap();
+    assert_eq!(pending.renew().unwrap_err().policy_version, Some(2));
+    assert_eq!(pending.commit().unwrap_err().reason, Cause::False);
+}
+
+#[test]
+fn what_was_committed_can_be_taken_back_unless_others_built_on_it() {
+    let (gate, ..) = counting();
+    let undo = gate.decide(Start("a")).unwrap().into_parts().1.commit().unwrap();
+    assert!(undo.undo());
+    assert!(counts(&gate, 0));
+    let undo = gate.decide(Start("a")).unwrap().into_parts().1.commit().unwrap();
+    assert!(gate.check(Start("b")).is_ok());
+    assert!(!undo.undo());
+    assert!(counts(&gate, 2));
+    // What was checked and not decided is in effect for good.
+    assert!(!gate.check(Tried("b")).unwrap().into_parts().1.commit().unwrap().undo());
+}
+
+#[test]
+fn pending_changes_show_nothing_of_the_request() {
+    let (gate, ..) = counting();
+    let (_, pending) = gate.decide(Start("hunter2")).unwrap().into_parts();
+    assert_eq!(format!("{pending:?}"), "Pending(Some(\"StartContainerRequest\"))");
+    assert!(!format!("{:?}", pending.commit().unwrap()).contains("hunter2"));
+}
+
 /// Any protobuf message is a request under its own name.
 #[test]
 fn messages_are_requests_by_their_name() {

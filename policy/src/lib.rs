@@ -31,7 +31,7 @@ pub mod template;
 pub use binding::{BindError, BoundPolicy, DocumentDigests};
 pub use engine::{ClosedDoor, PolicyEngine};
 pub use envelope::{SignedPolicy, VerifiedPolicy};
-pub use gate::{Gate, GateError};
+pub use gate::{Gate, GateError, Pending, Undo};
 pub use guest_config::GuestConfig;
 pub use initdata::{Initdata, InitdataDigest, InitdataError};
 pub use keys::{KeyId, PublicKey, SigningKey, TrustedKeys};

@@ -8,6 +8,8 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::gate::Pending;
+
 /// Something the host asks for that a policy decides on.
 ///
 /// Every serialisable protobuf message is one: its rule is the message's name and its input the JSON form. Where the policy is to
@@ -32,15 +34,17 @@ impl<M: protobuf::Message + Serialize> PolicyRequest for M {
 
 /// A request that the policy in place has allowed.
 ///
-/// The state changes that the policy asked for are already in effect.
+/// The state changes that the policy asked for are in effect if it came from [`crate::Gate::check`]. From [`crate::Gate::decide`] they
+/// are with it, for whoever carries it out to commit: see [`Self::into_parts`].
 pub struct Allowed<R> {
     request: R,
     policy_version: u64,
+    pending: Pending,
 }
 
 impl<R> Allowed<R> {
-    pub(crate) fn new(request: R, policy_version: u64) -> Self {
-        Self { request, policy_version }
+    pub(crate) fn new(request: R, policy_version: u64, pending: Pending) -> Self {
+        Self { request, policy_version, pending }
     }
 
     /// The request.
@@ -49,10 +53,15 @@ impl<R> Allowed<R> {
         &self.request
     }
 
-    /// The request, giving up the proof.
+    /// The request, giving up the proof, and changes of the state that were not committed.
     #[must_use]
     pub fn into_inner(self) -> R {
         self.request
+    }
+
+    /// The request, and the state changes that are to be committed when it was carried out.
+    pub fn into_parts(self) -> (R, Pending) {
+        (self.request, self.pending)
     }
 
     /// Version of the policy that allowed it.

@@ -3,6 +3,8 @@
 //! Paths are counted from the data document and must be below `/pstate`, as in the policies of Kata. A patch is made on a copy:
 //! either all of it or nothing takes effect. `move` and `copy` are left out; no known policy uses them.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -10,7 +12,7 @@ use serde_json::{Map, Value};
 const MAX_OPS: usize = 64;
 
 /// One operation.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 pub(crate) enum Op {
     /// Sets a member or inserts an element.
@@ -50,6 +52,36 @@ impl PolicyState {
             Value::Object(map) => Ok(Self(map)),
             _ => Err("a state change would replace /pstate itself"),
         }
+    }
+}
+
+/// What one change of the state did: for each member of `pstate` itself, what it was and what it became.
+///
+/// As coarse as that on purpose: a change to a list cannot be taken back by its index once somebody else has changed the list.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Difference(Vec<(String, Option<Value>, Option<Value>)>);
+
+impl PolicyState {
+    /// What makes the state `after` different from this one.
+    pub(crate) fn difference(&self, after: &Self) -> Difference {
+        let keys: BTreeSet<&String> = self.0.keys().chain(after.0.keys()).collect();
+        let changed = keys.into_iter().filter(|key| self.0.get(*key) != after.0.get(*key));
+        Difference(changed.map(|key| (key.clone(), self.0.get(key).cloned(), after.0.get(key).cloned())).collect())
+    }
+
+    /// The state without that change, or nothing if any of it has been changed again since.
+    pub(crate) fn without(&self, difference: &Difference) -> Option<Self> {
+        let mut state = self.0.clone();
+        for (key, before, after) in &difference.0 {
+            if self.0.get(key) != after.as_ref() {
+                return None;
+            }
+            match before {
+                Some(value) => drop(state.insert(key.clone(), value.clone())),
+                None => drop(state.remove(key)),
+            }
+        }
+        Some(Self(state))
     }
 }
 
@@ -167,6 +199,21 @@ mod tests {
         check(json!({}), json!([{"op":"add","path":"/pstate/a/b","value":2}]), None);
         check(json!({"a/b":1}), json!([{"op":"remove","path":"/pstate/a~1b"}]), Some(json!({})));
         check(json!({"a":1}), json!([{"op":"test","path":"/pstate/a","value":2}, {"op":"remove","path":"/pstate/a"}]), None);
+    }
+
+    #[test]
+    fn a_change_is_taken_back_whole_or_not_at_all() {
+        let (before, after) = (state(json!({"a": 1, "b": [1], "c": 1})), state(json!({"a": 1, "b": [1, 2], "d": 1})));
+        let difference = before.difference(&after);
+        assert_eq!(after.without(&difference), Some(before));
+        // What others did beside it stays.
+        let beside = state(json!({"a": 2, "b": [1, 2], "d": 1}));
+        assert_eq!(beside.without(&difference), Some(state(json!({"a": 2, "b": [1], "c": 1}))));
+        for over in
+            [json!({"b": [1, 2, 3], "d": 1}), json!({"b": [1, 2], "d": 2}), json!({"b": [1, 2]}), json!({"b": [1, 2], "c": 1, "d": 1})]
+        {
+            assert_eq!(state(over).without(&difference), None);
+        }
     }
 
     #[test]

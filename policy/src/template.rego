@@ -2,7 +2,8 @@
 # `policy_data` at the end. Everything not allowed here is denied.
 #
 # State (data.pstate), by flat keys: "sandbox": id of the sandbox; "c:<id>": name of the container with that id ("" for the
-# sandbox container); "n:<name>": id of the live container with that name; "r:<id>": it was started; "s:<name>": it was started once.
+# sandbox container); "n:<name>": id of the live container with that name; "r:<id>": it was started; "s:<name>": one of that name was
+# started; "t:<name>": a start of one was tried. All but the last become true when the agent has done it, not when it was asked to.
 
 package agent_policy
 
@@ -184,7 +185,7 @@ create_spec := policy_data.containers[0] if {
 }
 
 allow_again(spec) if spec.once == false
-allow_again(spec) if not data.pstate[key("s", spec.name)]
+allow_again(spec) if not data.pstate[key("t", spec.name)]
 
 create_common if {
 	input.exec_id in {"", input.container_id}
@@ -435,11 +436,16 @@ allow_option(option) if regex.match(`^(mode=[01]?[0-7]{3}|gid=5|size=[0-9]{1,10}
 
 # --------------------------------------------------------------------------------------------------------------- life cycle
 
-# Once for each container, and not before those it waits for.
-StartContainerRequest := {"allowed": true, "ops": array.concat(
-	[{"op": "add", "path": path(key("r", input.container_id)), "value": true}],
-	[{"op": "add", "path": path(key("s", spec.name)), "value": true} | spec := spec_of(input.container_id)],
-)} if {
+# Once for each container, and not before those it waits for. Others may start after it only if its start succeeded; whether it may
+# run again is decided by whether it was tried, since a start that fails late may have run something.
+StartContainerRequest := {
+	"allowed": true,
+	"before": [{"op": "add", "path": path(key("t", spec.name)), "value": true} | spec := spec_of(input.container_id)],
+	"ops": array.concat(
+		[{"op": "add", "path": path(key("r", input.container_id)), "value": true}],
+		[{"op": "add", "path": path(key("s", spec.name)), "value": true} | spec := spec_of(input.container_id)],
+	),
+} if {
 	known
 	not data.pstate[key("r", input.container_id)]
 	every name in start_after { data.pstate[key("s", name)] }
@@ -449,7 +455,7 @@ default start_after := []
 
 start_after := spec_of(input.container_id).after
 
-# The agent ends what is left of a container before it answers, so its name is free again.
+# The name is free again when the agent has ended and taken away all of the container.
 RemoveContainerRequest := {"allowed": true, "ops": [{"op": "remove", "path": path(k)} |
 	some k in [
 		key("c", input.container_id),

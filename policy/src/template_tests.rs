@@ -330,6 +330,35 @@ fn ac_27_init_containers_cannot_be_left_out() {
     assert_eq!(denies(&mut rules, "CreateContainerRequest", &first), ["this container may run only once"]);
 }
 
+/// AC-27: a start that was asked for and failed opens the way for nobody, and counts as the one that a container has.
+#[test]
+fn ac_27_a_start_that_failed_is_tried_and_not_started() {
+    let mut init = ContainerTemplate::new("init", OTHER, ["/bin/init"]);
+    init.once = true;
+    let mut main = app();
+    main.after = vec!["init".to_owned()];
+    let mut rules = ready(&PodTemplate { containers: vec![init, main], ..PodTemplate::default() });
+    let mut first = set(&create(), "/container_id", json!("f1"));
+    first["exec_id"] = json!("");
+    first["storages"][0]["mount_point"] = json!("/run/kata-containers/f1/rootfs");
+    first["storages"][0]["source"] = json!(OTHER);
+    first["OCI"]["Annotations"]["io.kubernetes.cri.image-name"] = json!(OTHER);
+    first["OCI"]["Annotations"]["io.kubernetes.cri.container-name"] = json!("init");
+    first["OCI"]["Process"]["Args"] = json!(["/bin/init"]);
+    first["OCI"]["Process"]["Env"] = json!([]);
+    first["OCI"]["Mounts"].as_array_mut().unwrap().pop();
+    allows(&mut rules, "CreateContainerRequest", &first);
+    allows(&mut rules, "CreateContainerRequest", &create());
+    // Allowed, carried out without success, and so never made.
+    rules.decide("StartContainerRequest", &json!({"container_id": "f1"})).unwrap();
+    assert_eq!(
+        denies(&mut rules, "StartContainerRequest", &json!({"container_id": ID})),
+        ["a container that has to be started first was not"]
+    );
+    allows(&mut rules, "RemoveContainerRequest", &json!({"container_id": "f1"}));
+    assert_eq!(denies(&mut rules, "CreateContainerRequest", &first), ["this container may run only once"]);
+}
+
 /// AC-28.
 #[test]
 fn ac_28_environment_is_exact_or_matched_whole() {

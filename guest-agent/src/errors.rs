@@ -99,7 +99,7 @@ impl RpcError {
             Self::Denied(_) | Self::Gate(_) | Self::Envelope(_) => Code::PERMISSION_DENIED,
             Self::Container(error) => match error {
                 ContainerError::Id(_) => Code::INVALID_ARGUMENT,
-                ContainerError::Exists(_) | ContainerError::ProcessExists(..) => Code::ALREADY_EXISTS,
+                ContainerError::Exists(_) | ContainerError::Used(_) | ContainerError::ProcessExists(..) => Code::ALREADY_EXISTS,
                 ContainerError::NotFound(_) | ContainerError::NoProcess(..) => Code::NOT_FOUND,
                 ContainerError::State { .. } => Code::FAILED_PRECONDITION,
                 ContainerError::TooMany(_) => Code::RESOURCE_EXHAUSTED,

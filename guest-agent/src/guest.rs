@@ -50,3 +50,37 @@ pub(crate) struct Sandbox {
     /// Where storages shared by containers were mounted.
     pub(crate) storages: BTreeSet<PathBuf>,
 }
+
+#[cfg(test)]
+impl Guest {
+    /// A guest under a policy, outside of any machine: nothing can be pulled, and nothing runs.
+    pub(crate) fn for_tests(rego: &str) -> Self {
+        use kata_cc_policy::binding::DocumentDigests;
+        use kata_cc_policy::envelope::PolicyPayload;
+        use kata_cc_policy::initdata::InitdataBuilder;
+        use kata_cc_policy::keys::KeyKind;
+        use kata_cc_policy::{SignedPolicy, SigningKey, TrustedKeys};
+        let key = SigningKey::generate(KeyKind::Ed25519).unwrap();
+        let policy_keys = TrustedKeys::new([key.public_key()], 1).unwrap();
+        let initdata = InitdataBuilder::new().document("workload.txt", "a pod").build().unwrap();
+        let documents = DocumentDigests::of(&initdata);
+        let payload = PolicyPayload { version: 1, rego: rego.to_owned(), data: serde_json::Map::new(), documents };
+        let policy = SignedPolicy::verify(&SignedPolicy::sign(&payload, &[&key]).unwrap(), &policy_keys).unwrap();
+        let gate = Gate::new();
+        gate.install(policy.bind(&initdata).unwrap()).unwrap();
+        let timeline = Arc::new(Timeline::starting(std::time::Instant::now()));
+        Self {
+            gate: Arc::new(gate),
+            policy_keys,
+            containers: Containers::default(),
+            runtime: Runtime::mute(),
+            oom: OomEvents::default(),
+            network: Network::open().unwrap(),
+            images: Images::new(Default::default(), None, std::time::Duration::from_secs(5), Arc::clone(&timeline)),
+            attester: Attester::mute(),
+            broker: None,
+            timeline,
+            sandbox: Mutex::new(Sandbox::default()),
+        }
+    }
+}

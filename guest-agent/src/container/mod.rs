@@ -13,8 +13,8 @@ pub(crate) mod rootfs;
 pub(crate) mod runtime;
 pub(crate) mod spec;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -28,6 +28,9 @@ use process::Process;
 
 /// Bound on containers of a pod, sandbox included.
 const MAX_CONTAINERS: usize = 256;
+
+/// Bound on names of containers in the life of a pod. A container that is restarted every five minutes has that many in half a year.
+const MAX_NAMES: usize = 1 << 16;
 
 /// Bound on processes the host may have started in one container and not yet seen the end of.
 const MAX_PROCESSES: usize = 256;
@@ -112,6 +115,9 @@ pub(crate) enum ContainerError {
         /// The state needed.
         expected: &'static str,
     },
+    /// The name belonged to another one.
+    #[error("there has been a container {0} in this pod: expected a name that was not used before")]
+    Used(ContainerId),
     /// A bound was reached.
     #[error("no more than {0} of these in one pod")]
     TooMany(usize),
@@ -126,7 +132,11 @@ pub(crate) enum State {
     Created,
     /// The process was told to begin. It may have ended since.
     Started,
-    /// Being taken down, or gone.
+    /// Telling it to begin failed, or the policy no longer wanted it. What it may have become was killed.
+    Failed,
+    /// Being taken down; what failed of that can be tried again.
+    Ending,
+    /// Gone, and its name with it.
     Removed,
 }
 
@@ -138,6 +148,8 @@ impl State {
             Self::Creating => "being created",
             Self::Created => "created",
             Self::Started => "started",
+            Self::Failed => "not started, since its start failed",
+            Self::Ending => "being removed",
             Self::Removed => "removed",
         }
     }
@@ -252,29 +264,47 @@ impl Container {
 }
 
 /// All containers of the pod.
+///
+/// **Invariant:** a name means one container for the life of the pod. The policy answers by name, and what it has answered may be
+/// carried out a moment later; were a name given twice in between, the answer for the one would be carried out on the other.
 #[derive(Debug, Default)]
 pub(crate) struct Containers {
-    map: Mutex<HashMap<ContainerId, Arc<Container>>>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    map: HashMap<ContainerId, Arc<Container>>,
+    used: HashSet<ContainerId>,
 }
 
 impl Containers {
-    fn map(&self) -> MutexGuard<'_, HashMap<ContainerId, Arc<Container>>> {
-        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a name, so that a second request for it fails while the first is under way (AC-27).
+    /// Takes a name, so that a second request for it fails while the first is under way (AC-27), and ever after.
     ///
     /// # Errors
-    /// When it is taken or there are too many.
+    /// When it is taken, was taken, or there are too many.
     pub(crate) fn reserve(&self, container: Container) -> Result<Arc<Container>, ContainerError> {
-        let mut map = self.map();
+        let Inner { map, used } = &mut *self.inner();
+        if map.contains_key(&container.id) {
+            return Err(ContainerError::Exists(container.id));
+        }
+        if used.contains(&container.id) {
+            return Err(ContainerError::Used(container.id));
+        }
         if map.len() >= MAX_CONTAINERS {
             return Err(ContainerError::TooMany(MAX_CONTAINERS));
         }
-        match map.entry(container.id.clone()) {
-            Entry::Occupied(_) => Err(ContainerError::Exists(container.id)),
-            Entry::Vacant(free) => Ok(Arc::clone(free.insert(Arc::new(container)))),
+        if used.len() >= MAX_NAMES {
+            return Err(ContainerError::TooMany(MAX_NAMES));
         }
+        let (id, container) = (container.id.clone(), Arc::new(container));
+        used.insert(id.clone());
+        map.insert(id, Arc::clone(&container));
+        Ok(container)
     }
 
     /// A container by name.
@@ -283,18 +313,18 @@ impl Containers {
     /// When the name is not one, or there is no such container.
     pub(crate) fn get(&self, id: &str) -> Result<Arc<Container>, ContainerError> {
         let id: ContainerId = id.parse()?;
-        self.map().get(&id).cloned().ok_or(ContainerError::NotFound(id))
+        self.inner().map.get(&id).cloned().ok_or(ContainerError::NotFound(id))
     }
 
-    /// Gives a name free.
+    /// Takes a container that is gone out.
     pub(crate) fn forget(&self, id: &ContainerId) {
-        self.map().remove(id);
+        self.inner().map.remove(id);
     }
 
     /// All of them.
     #[must_use]
     pub(crate) fn all(&self) -> Vec<Arc<Container>> {
-        self.map().values().cloned().collect()
+        self.inner().map.values().cloned().collect()
     }
 }
 
@@ -321,8 +351,17 @@ mod tests {
         let containers = Containers::default();
         containers.reserve(sandbox("a")).unwrap();
         assert!(matches!(containers.reserve(sandbox("a")), Err(ContainerError::Exists(_))));
-        containers.forget(&"a".parse().unwrap());
+    }
+
+    #[test]
+    fn a_name_is_given_once_in_the_life_of_the_pod() {
+        // AC-27: what the policy said of the first must not be carried out on a second.
+        let containers = Containers::default();
         containers.reserve(sandbox("a")).unwrap();
+        containers.forget(&"a".parse().unwrap());
+        assert!(matches!(containers.get("a"), Err(ContainerError::NotFound(_))));
+        assert!(matches!(containers.reserve(sandbox("a")), Err(ContainerError::Used(_))));
+        containers.reserve(sandbox("b")).unwrap();
     }
 
     #[test]

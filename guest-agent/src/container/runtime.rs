@@ -49,13 +49,26 @@ pub(crate) enum RuntimeError {
 #[derive(Debug, Clone)]
 pub(crate) struct Runtime {
     reaper: Arc<Reaper>,
+    /// Starts nothing: the helper is this program, which in a test is the test.
+    #[cfg(test)]
+    mute: bool,
 }
 
 impl Runtime {
     /// A runtime whose processes are reaped by `reaper`.
     #[must_use]
     pub(crate) fn new(reaper: Arc<Reaper>) -> Self {
-        Self { reaper }
+        Self {
+            reaper,
+            #[cfg(test)]
+            mute: false,
+        }
+    }
+
+    /// A runtime that fails whatever it is asked for.
+    #[cfg(test)]
+    pub(crate) fn mute() -> Self {
+        Self { reaper: Arc::default(), mute: true }
     }
 
     /// The reaper that knows this runtime's processes.
@@ -110,6 +123,11 @@ impl Runtime {
         ends: Option<ChildEnds>,
         console: bool,
     ) -> Result<Helper, RuntimeError> {
+        #[cfg(test)]
+        if self.mute {
+            let source = io::ErrorKind::Unsupported.into();
+            return Err(RuntimeError::Io { verb: verb.name(), step: "starting a helper", source });
+        }
         let mut command = Command::new("/proc/self/exe");
         command.arg(ARGUMENT).arg(verb.name()).arg(id.as_str()).arg(directory).env_clear().current_dir("/");
         match ends {

@@ -73,7 +73,7 @@ fn image<'a>(id: &ContainerId, request: &'a agent::CreateContainerRequest) -> Re
 }
 
 pub(super) async fn create(guest: &Arc<Guest>, request: Allowed<agent::CreateContainerRequest>) -> Result<Empty, RpcError> {
-    let request = request.into_inner();
+    let (request, decision) = request.into_parts();
     let id: ContainerId = request.container_id.parse()?;
     let oci = request.OCI.as_ref().ok_or(RpcError::Spec(spec::SpecError::Missing("OCI")))?;
     for (there, what) in [
@@ -87,28 +87,48 @@ pub(super) async fn create(guest: &Arc<Guest>, request: Allowed<agent::CreateCon
             return Err(invalid(format!("a confidential guest does not support {what}")));
         }
     }
-    if is_sandbox(oci)? {
-        return create_sandbox(guest, id, &request).await;
-    }
-    let reference = image(&id, &request)?;
-    let container = guest.containers.reserve(Container::new(id, Kind::Workload, &request.exec_id))?;
+    let sandbox = is_sandbox(oci)?;
+    let (kind, reference) = if sandbox { (sandbox_kind(guest, &request)?, None) } else { (Kind::Workload, Some(image(&id, &request)?)) };
+    let container = guest.containers.reserve(Container::new(id, kind, &request.exec_id))?;
     let mut state = container.steps.lock().await;
-    let result = prepare(guest, &container, reference, &request, oci).await;
-    match result {
-        Ok(()) => *state = State::Created,
-        Err(_) => {
+    // A removal may have been faster.
+    expect(&container, *state, State::Creating)?;
+    // The policy's word is in effect before anything is done, so that nobody else gets the name. Reserved first: a removal that
+    // comes now finds the container, and waits for what becomes of it.
+    let undo = match decision.commit() {
+        Ok(undo) => undo,
+        Err(denied) => {
             *state = State::Removed;
-            // Nothing of it stays; the failure to report is the first one.
-            if let Err(error) = clear(guest, &container).await {
-                tracing::error!(container = %container.id, %error, "cannot clean up after a failed create");
-            }
             guest.containers.forget(&container.id);
+            return Err(denied.into());
         }
+    };
+    let result = match reference {
+        Some(reference) => prepare(guest, &container, reference, &request, oci).await,
+        None => sysctl::apply(&oci.Linux.Sysctl).map_err(|error| invalid(error.to_string())),
+    };
+    let Err(error) = result else {
+        *state = State::Created;
+        return Ok(Empty::default());
+    };
+    *state = State::Ending;
+    match clear(guest, &container).await {
+        Ok(()) => {
+            *state = State::Removed;
+            guest.containers.forget(&container.id);
+            // Last: as soon as the policy does not know of it, nothing here may.
+            if !undo.undo() {
+                tracing::warn!(container = %container.id, "the policy still counts a container that could not be created");
+            }
+        }
+        // Not gone, so its name stays taken until a removal succeeds. The failure to report is the first one.
+        Err(error) => tracing::error!(container = %container.id, %error, "cannot clean up after a failed create"),
     }
-    result.map(|()| Empty::default())
+    Err(error)
 }
 
-async fn create_sandbox(guest: &Arc<Guest>, id: ContainerId, request: &agent::CreateContainerRequest) -> Result<Empty, RpcError> {
+/// What a sandbox container is made of: nothing that comes from the host.
+fn sandbox_kind(guest: &Guest, request: &agent::CreateContainerRequest) -> Result<Kind, RpcError> {
     if !request.storages.is_empty() {
         return Err(invalid("the sandbox container has no storages: it runs nothing"));
     }
@@ -116,15 +136,7 @@ async fn create_sandbox(guest: &Arc<Guest>, id: ContainerId, request: &agent::Cr
     if guest.containers.all().iter().any(another) {
         return Err(RpcError::State("there is a sandbox container already; a guest is one pod"));
     }
-    let sysctls = &request.OCI.Linux.Sysctl;
-    let kind = Kind::Sandbox { end: watch::channel(None).0 };
-    let container = guest.containers.reserve(Container::new(id, kind, &request.exec_id))?;
-    if let Err(error) = sysctl::apply(sysctls) {
-        guest.containers.forget(&container.id);
-        return Err(invalid(error.to_string()));
-    }
-    *container.steps.lock().await = State::Created;
-    Ok(Empty::default())
+    Ok(Kind::Sandbox { end: watch::channel(None).0 })
 }
 
 async fn prepare(
@@ -206,46 +218,82 @@ fn note_what_is_left_out(id: &ContainerId, oci: &oci::Spec) {
 }
 
 pub(super) async fn start(guest: &Arc<Guest>, request: Allowed<agent::StartContainerRequest>) -> Result<Empty, RpcError> {
-    let container = guest.containers.get(&request.get().container_id)?;
+    let (request, mut decision) = request.into_parts();
+    let container = guest.containers.get(&request.container_id)?;
     let mut state = container.steps.lock().await;
     expect(&container, *state, State::Created)?;
+    // The lock may have been long in coming.
+    decision.renew()?;
     if let Kind::Workload = container.kind {
-        guest.runtime.run(Verb::Start, &container.id, &container.id.bundle()).await?;
+        let began = guest.runtime.run(Verb::Start, &container.id, &container.id.bundle()).await;
+        if let Err(error) = began {
+            *state = State::Failed;
+            // It may have begun before the failure, and is not to go on: the policy counts it as not started.
+            kill(&container);
+            return Err(error.into());
+        }
         guest.timeline.mark("start");
+    }
+    // Only now may others start that come after it.
+    if let Err(denied) = decision.commit() {
+        *state = State::Failed;
+        kill(&container);
+        return Err(denied.into());
     }
     *state = State::Started;
     Ok(Empty::default())
 }
 
+fn kill(container: &Container) {
+    if let Kind::Workload = container.kind
+        && let Err(error) = Group::of(&container.id).kill()
+    {
+        tracing::error!(container = %container.id, %error, "cannot kill a container that is not to run");
+    }
+}
+
 pub(super) async fn remove(guest: &Arc<Guest>, request: Allowed<agent::RemoveContainerRequest>) -> Result<Empty, RpcError> {
-    let container = guest.containers.get(&request.get().container_id)?;
+    let (request, decision) = request.into_parts();
+    let container = guest.containers.get(&request.container_id)?;
     take_down(guest, &container).await?;
+    // The container is gone here before its name is free there.
+    decision.commit()?;
     Ok(Empty::default())
 }
 
 /// Ends a container and takes away all of it. What fails can be tried again.
+///
+/// # Errors
+/// When something of it stays, or it is gone already.
 pub(super) async fn take_down(guest: &Arc<Guest>, container: &Arc<Container>) -> Result<(), RpcError> {
     let mut state = container.steps.lock().await;
-    if *state == State::Creating {
-        // The lock was free and nothing was made: its create has not begun yet.
-        return Err(ContainerError::State { id: container.id.clone(), found: state.name(), expected: State::Created.name() }.into());
+    match *state {
+        State::Removed => return Err(ContainerError::NotFound(container.id.clone()).into()),
+        // The lock was free and nothing was made: its create has not begun yet, and will not.
+        State::Creating => {}
+        _ => {
+            *state = State::Ending;
+            match &container.kind {
+                Kind::Sandbox { end } => {
+                    end.send_if_modified(|code| {
+                        let first = code.is_none();
+                        code.get_or_insert(137);
+                        first
+                    });
+                }
+                Kind::Workload => clear(guest, container).await?,
+            }
+        }
     }
     *state = State::Removed;
-    match &container.kind {
-        Kind::Sandbox { end } => {
-            end.send_if_modified(|code| {
-                let first = code.is_none();
-                code.get_or_insert(137);
-                first
-            });
-        }
-        Kind::Workload => clear(guest, container).await?,
-    }
     guest.containers.forget(&container.id);
     Ok(())
 }
 
 async fn clear(guest: &Arc<Guest>, container: &Container) -> Result<(), RpcError> {
+    if let Kind::Sandbox { .. } = container.kind {
+        return Ok(());
+    }
     let id = &container.id;
     Group::of(id).kill().map_err(at("killing the container"))?;
     if let Ok(first) = container.process("") {

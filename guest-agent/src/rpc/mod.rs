@@ -4,6 +4,11 @@
 //! is what the handlers in the sibling files take. A handler cannot be reached otherwise, and a new one cannot forget to ask.
 //! Handlers take what they need from [`Guest`], and know nothing of ttRPC.
 //!
+//! A request that was allowed is carried out to its end, in a task of its own: the deadline in a request is the host's word, and a
+//! disconnect is the host's deed, and neither may stop a removal between the container's end and the policy's knowing of it. Only
+//! requests that do nothing but wait end with their client. For those that make, start and remove containers the policy's state
+//! changes when the agent has done what was asked (see [`Gate::decide`](kata_cc_policy::Gate::decide)); the others are at once.
+//!
 //! The two methods of `grpc.Health` are the only ones that ask no policy: they tell whether the agent serves, and its version.
 
 mod container;
@@ -22,12 +27,12 @@ use kata_cc_agent_protocol::rpc::ttrpc::r#async::{Server, TtrpcContext};
 use kata_cc_agent_protocol::rpc::ttrpc::{self, Code};
 use kata_cc_agent_protocol::rpc::{Empty, agent, csi, types};
 use kata_cc_agent_protocol::{AGENT_VSOCK_PORT, READY_VSOCK_PORT};
-use kata_cc_policy::{Allowed, PolicyRequest};
+use kata_cc_policy::{Allowed, Denied, PolicyRequest};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 
 use crate::copy_file::CopyFile;
-use crate::errors::RpcError;
+use crate::errors::{RpcError, at};
 use crate::guest::Guest;
 use crate::vsock;
 
@@ -59,16 +64,27 @@ impl Service {
         }
     }
 
-    fn allowed<R: PolicyRequest>(&self, request: R) -> Result<(&Arc<Guest>, Allowed<R>), ttrpc::Error> {
+    fn allowed<R: PolicyRequest>(&self, request: R) -> Result<(Arc<Guest>, Allowed<R>), ttrpc::Error> {
         let guest = self.guest()?;
-        match guest.gate.check(request) {
-            Ok(allowed) => Ok((guest, allowed)),
-            Err(denied) => {
-                tracing::warn!(rule = %denied.rule, "request denied by policy");
-                Err(RpcError::from(denied).into())
-            }
-        }
+        Ok((Arc::clone(guest), guest.gate.check(request).map_err(denied)?))
     }
+
+    /// As [`Self::allowed`], with the policy's state changes left to the handler.
+    fn decided<R: PolicyRequest>(&self, request: R) -> Result<(Arc<Guest>, Allowed<R>), ttrpc::Error> {
+        let guest = self.guest()?;
+        Ok((Arc::clone(guest), guest.gate.decide(request).map_err(denied)?))
+    }
+}
+
+fn denied(denied: Denied) -> ttrpc::Error {
+    tracing::warn!(rule = %denied.rule, "request denied by policy");
+    RpcError::from(denied).into()
+}
+
+/// Carries a request out, whether or not anybody waits for the answer.
+async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T, RpcError>> + Send + 'static) -> Result<T, RpcError> {
+    let interrupted = |error| Err(at("carrying out the request")(std::io::Error::other(error)));
+    tokio::spawn(work).await.unwrap_or_else(interrupted)
 }
 
 /// What the policy sees of input for a process: whose and how much, not what.
@@ -99,15 +115,33 @@ impl PolicyRequest for SetPolicy {
     }
 }
 
-/// Writes the implementation of the service. Each line: method, request, what the policy sees, response, handler.
+/// One request by its handler, in one of three ways:
+/// - `run`: to its end;
+/// - `late`: to its end, and the handler commits the policy's state changes;
+/// - `wait`: for as long as the client does. It changes nothing, and what it waits for may never come.
+macro_rules! carry_out {
+    (run $service:ident $request:ident $handler:expr) => {{
+        let (guest, request) = $service.allowed($request)?;
+        to_the_end(async move { $handler(&guest, request).await }).await
+    }};
+    (late $service:ident $request:ident $handler:expr) => {{
+        let (guest, request) = $service.decided($request)?;
+        to_the_end(async move { $handler(&guest, request).await }).await
+    }};
+    (wait $service:ident $request:ident $handler:expr) => {{
+        let (guest, request) = $service.allowed($request)?;
+        $handler(&guest, request).await
+    }};
+}
+
+/// Writes the implementation of the service. Each line: method, request, what the policy sees, response, how, handler.
 macro_rules! service {
-    ($($method:ident: $request:ty $(as $seen:path)? => $response:ty, $handler:expr;)*) => {
+    ($($method:ident: $request:ty $(as $seen:path)? => $response:ty, $how:ident $handler:expr;)*) => {
         #[async_trait]
         impl AgentService for Service {
             $(async fn $method(&self, _: &TtrpcContext, request: $request) -> ttrpc::Result<$response> {
                 $(let request = $seen(request);)?
-                let (guest, request) = self.allowed(request)?;
-                let result: Result<$response, RpcError> = $handler(guest, request).await;
+                let result: Result<$response, RpcError> = carry_out!($how self request $handler);
                 result.map_err(|error| {
                     tracing::info!(method = stringify!($method), code = ?error.code(), "request failed");
                     error.into()
@@ -131,49 +165,49 @@ macro_rules! service {
 }
 
 service! {
-    create_container: agent::CreateContainerRequest => Empty, container::create;
-    start_container: agent::StartContainerRequest => Empty, container::start;
-    remove_container: agent::RemoveContainerRequest => Empty, container::remove;
-    update_container: agent::UpdateContainerRequest => Empty, container::update;
-    pause_container: agent::PauseContainerRequest => Empty, container::pause;
-    resume_container: agent::ResumeContainerRequest => Empty, container::resume;
-    stats_container: agent::StatsContainerRequest => agent::StatsContainerResponse, observe::stats;
-    exec_process: agent::ExecProcessRequest => Empty, process::exec;
-    signal_process: agent::SignalProcessRequest => Empty, process::signal;
-    wait_process: agent::WaitProcessRequest => agent::WaitProcessResponse, process::wait;
-    write_stdin: agent::WriteStreamRequest as WriteStream => agent::WriteStreamResponse, process::write_stdin;
-    close_stdin: agent::CloseStdinRequest => Empty, process::close_stdin;
-    tty_win_resize: agent::TtyWinResizeRequest => Empty, process::resize;
-    create_sandbox: agent::CreateSandboxRequest => Empty, sandbox::create;
-    destroy_sandbox: agent::DestroySandboxRequest => Empty, sandbox::destroy;
-    copy_file: agent::CopyFileRequest as CopyFile => Empty, sandbox::copy_file;
-    set_policy: agent::SetPolicyRequest as SetPolicy => Empty, sandbox::set_policy;
-    online_cpu_mem: agent::OnlineCPUMemRequest => Empty, sandbox::online;
-    reseed_random_dev: agent::ReseedRandomDevRequest => Empty, sandbox::reseed;
-    update_interface: agent::UpdateInterfaceRequest => types::Interface, sandbox::update_interface;
-    update_routes: agent::UpdateRoutesRequest => agent::Routes, sandbox::update_routes;
-    add_arp_neighbors: agent::AddARPNeighborsRequest => Empty, sandbox::add_neighbours;
-    list_interfaces: agent::ListInterfacesRequest => agent::Interfaces, sandbox::list_interfaces;
-    list_routes: agent::ListRoutesRequest => agent::Routes, sandbox::list_routes;
-    get_guest_details: agent::GuestDetailsRequest => agent::GuestDetailsResponse, observe::guest_details;
-    get_metrics: agent::GetMetricsRequest => agent::Metrics, observe::metrics;
-    get_diagnostic_data: agent::GetDiagnosticDataRequest => agent::GetDiagnosticDataResponse, observe::diagnostic_data;
-    get_oom_event: agent::GetOOMEventRequest => agent::OOMEvent, observe::oom_event;
+    create_container: agent::CreateContainerRequest => Empty, late container::create;
+    start_container: agent::StartContainerRequest => Empty, late container::start;
+    remove_container: agent::RemoveContainerRequest => Empty, late container::remove;
+    update_container: agent::UpdateContainerRequest => Empty, run container::update;
+    pause_container: agent::PauseContainerRequest => Empty, run container::pause;
+    resume_container: agent::ResumeContainerRequest => Empty, run container::resume;
+    stats_container: agent::StatsContainerRequest => agent::StatsContainerResponse, run observe::stats;
+    exec_process: agent::ExecProcessRequest => Empty, run process::exec;
+    signal_process: agent::SignalProcessRequest => Empty, run process::signal;
+    wait_process: agent::WaitProcessRequest => agent::WaitProcessResponse, wait process::wait;
+    write_stdin: agent::WriteStreamRequest as WriteStream => agent::WriteStreamResponse, run process::write_stdin;
+    close_stdin: agent::CloseStdinRequest => Empty, run process::close_stdin;
+    tty_win_resize: agent::TtyWinResizeRequest => Empty, run process::resize;
+    create_sandbox: agent::CreateSandboxRequest => Empty, run sandbox::create;
+    destroy_sandbox: agent::DestroySandboxRequest => Empty, run sandbox::destroy;
+    copy_file: agent::CopyFileRequest as CopyFile => Empty, run sandbox::copy_file;
+    set_policy: agent::SetPolicyRequest as SetPolicy => Empty, run sandbox::set_policy;
+    online_cpu_mem: agent::OnlineCPUMemRequest => Empty, run sandbox::online;
+    reseed_random_dev: agent::ReseedRandomDevRequest => Empty, run sandbox::reseed;
+    update_interface: agent::UpdateInterfaceRequest => types::Interface, run sandbox::update_interface;
+    update_routes: agent::UpdateRoutesRequest => agent::Routes, run sandbox::update_routes;
+    add_arp_neighbors: agent::AddARPNeighborsRequest => Empty, run sandbox::add_neighbours;
+    list_interfaces: agent::ListInterfacesRequest => agent::Interfaces, run sandbox::list_interfaces;
+    list_routes: agent::ListRoutesRequest => agent::Routes, run sandbox::list_routes;
+    get_guest_details: agent::GuestDetailsRequest => agent::GuestDetailsResponse, run observe::guest_details;
+    get_metrics: agent::GetMetricsRequest => agent::Metrics, run observe::metrics;
+    get_diagnostic_data: agent::GetDiagnosticDataRequest => agent::GetDiagnosticDataResponse, run observe::diagnostic_data;
+    get_oom_event: agent::GetOOMEventRequest => agent::OOMEvent, wait observe::oom_event;
     // A clock the host could set by request would decide which certificates have expired (AC-72).
-    set_guest_date_time: agent::SetGuestDateTimeRequest => Empty, unimplemented("SetGuestDateTime");
-    update_ephemeral_mounts: agent::UpdateEphemeralMountsRequest => Empty, unimplemented("UpdateEphemeralMounts");
+    set_guest_date_time: agent::SetGuestDateTimeRequest => Empty, run unimplemented("SetGuestDateTime");
+    update_ephemeral_mounts: agent::UpdateEphemeralMountsRequest => Empty, run unimplemented("UpdateEphemeralMounts");
     remove_stale_virtiofs_share_mounts: agent::RemoveStaleVirtiofsShareMountsRequest => Empty,
-        unimplemented("RemoveStaleVirtiofsShareMounts");
-    get_ip_tables: agent::GetIPTablesRequest => agent::GetIPTablesResponse, unimplemented("GetIPTables");
-    set_ip_tables: agent::SetIPTablesRequest => agent::SetIPTablesResponse, unimplemented("SetIPTables");
-    mem_agent_memcg_set: agent::MemAgentMemcgConfig => Empty, unimplemented("MemAgentMemcgSet");
-    mem_agent_compact_set: agent::MemAgentCompactConfig => Empty, unimplemented("MemAgentCompactSet");
-    mem_hotplug_by_probe: agent::MemHotplugByProbeRequest => Empty, unimplemented("MemHotplugByProbe");
+        run unimplemented("RemoveStaleVirtiofsShareMounts");
+    get_ip_tables: agent::GetIPTablesRequest => agent::GetIPTablesResponse, run unimplemented("GetIPTables");
+    set_ip_tables: agent::SetIPTablesRequest => agent::SetIPTablesResponse, run unimplemented("SetIPTables");
+    mem_agent_memcg_set: agent::MemAgentMemcgConfig => Empty, run unimplemented("MemAgentMemcgSet");
+    mem_agent_compact_set: agent::MemAgentCompactConfig => Empty, run unimplemented("MemAgentCompactSet");
+    mem_hotplug_by_probe: agent::MemHotplugByProbeRequest => Empty, run unimplemented("MemHotplugByProbe");
     // Swap would put memory where the host can read it.
-    add_swap: agent::AddSwapRequest => Empty, unimplemented("AddSwap");
-    add_swap_path: agent::AddSwapPathRequest => Empty, unimplemented("AddSwapPath");
-    get_volume_stats: agent::VolumeStatsRequest => csi::VolumeStatsResponse, unimplemented("GetVolumeStats");
-    resize_volume: agent::ResizeVolumeRequest => Empty, unimplemented("ResizeVolume");
+    add_swap: agent::AddSwapRequest => Empty, run unimplemented("AddSwap");
+    add_swap_path: agent::AddSwapPathRequest => Empty, run unimplemented("AddSwapPath");
+    get_volume_stats: agent::VolumeStatsRequest => csi::VolumeStatsResponse, run unimplemented("GetVolumeStats");
+    resize_volume: agent::ResizeVolumeRequest => Empty, run unimplemented("ResizeVolume");
 }
 
 /// A handler for a method that exists in the protocol and not here.

@@ -9,6 +9,7 @@ use kata_cc_policy::{Allowed, SignedPolicy};
 
 use super::SetPolicy;
 use super::container::take_down;
+use crate::container::ContainerError;
 use crate::copy_file::{self, CopyFile};
 use crate::errors::{RpcError, at};
 use crate::guest::Guest;
@@ -80,8 +81,10 @@ pub(super) async fn destroy(guest: &Arc<Guest>, _: Allowed<agent::DestroySandbox
     // One that cannot be taken down must not keep the others.
     let mut first_failure = None;
     for container in guest.containers.all() {
-        if let Err(error) = take_down(guest, &container).await {
-            first_failure.get_or_insert(error);
+        match take_down(guest, &container).await {
+            // Somebody else was faster.
+            Ok(()) | Err(RpcError::Container(ContainerError::NotFound(_))) => {}
+            Err(error) => drop(first_failure.get_or_insert(error)),
         }
     }
     let storages = {

@@ -1,7 +1,12 @@
-//! The service without a guest, and the table of methods against the protocol.
+//! The service without a guest, the table of methods against the protocol, and the service under a generated policy in a guest that
+//! is none: what policy and agent each hold for true must be the same, whatever fails and whoever hangs up.
 
 use super::*;
+use crate::container::{Container, Kind, State};
 use kata_cc_agent_protocol::rpc::health_ttrpc::Health;
+use kata_cc_agent_protocol::rpc::oci;
+use kata_cc_agent_protocol::rpc::protobuf::MessageField;
+use kata_cc_policy::template::{ContainerTemplate, PodTemplate};
 
 fn context() -> TtrpcContext {
     TtrpcContext {
@@ -62,4 +67,196 @@ fn policies_do_not_see_what_is_written_to_a_process() {
     let input = WriteStream(request).policy_input();
     assert_eq!(input["size"], 6);
     assert!(!input.to_string().contains("canary"));
+}
+
+const IMAGE: &str = "registry.example/app@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const SANDBOX: &str = "5a0db0c5";
+
+/// A pod of `init` and, after it, `main`.
+fn pod() -> PodTemplate {
+    let init = ContainerTemplate::new("init", IMAGE, ["/init"]);
+    let mut main = ContainerTemplate::new("main", IMAGE, ["/main"]);
+    main.after = vec!["init".to_owned()];
+    PodTemplate { containers: vec![init, main], ..PodTemplate::default() }
+}
+
+/// The request for a container of the pod.
+fn create(id: &str, name: &str) -> agent::CreateContainerRequest {
+    let strings = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<String>>();
+    let mut spec = oci::Spec {
+        Version: "1.1.0".to_owned(),
+        Process: MessageField::some(oci::Process {
+            Args: vec![format!("/{name}")],
+            Cwd: "/".to_owned(),
+            User: MessageField::some(oci::User::default()),
+            Capabilities: MessageField::some(oci::LinuxCapabilities::default()),
+            ..Default::default()
+        }),
+        Root: MessageField::some(oci::Root { Path: "rootfs".to_owned(), ..Default::default() }),
+        Linux: MessageField::some(oci::Linux {
+            CgroupsPath: "/kubepods/x".to_owned(),
+            Namespaces: ["pid", "mount"].map(|kind| oci::LinuxNamespace { Type: kind.to_owned(), ..Default::default() }).to_vec(),
+            Resources: MessageField::some(oci::LinuxResources::default()),
+            MaskedPaths: strings(&[
+                "/proc/acpi",
+                "/proc/asound",
+                "/proc/kcore",
+                "/proc/keys",
+                "/proc/latency_stats",
+                "/proc/timer_list",
+                "/proc/timer_stats",
+                "/proc/sched_debug",
+                "/proc/scsi",
+                "/sys/firmware",
+            ]),
+            ReadonlyPaths: strings(&["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    for (annotation, value) in [
+        (kata_cc_agent_protocol::ANNOTATION_CONTAINER_TYPE, "pod_container"),
+        (kata_cc_agent_protocol::ANNOTATION_IMAGE_NAME, IMAGE),
+        ("io.kubernetes.cri.container-name", name),
+    ] {
+        spec.Annotations.insert(annotation.to_owned(), value.to_owned());
+    }
+    agent::CreateContainerRequest {
+        container_id: id.to_owned(),
+        OCI: MessageField::some(spec),
+        storages: vec![agent::Storage {
+            driver: "image_guest_pull".to_owned(),
+            source: IMAGE.to_owned(),
+            mount_point: format!("/run/kata-containers/{id}/rootfs"),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn start(id: &str) -> agent::StartContainerRequest {
+    agent::StartContainerRequest { container_id: id.to_owned(), ..Default::default() }
+}
+
+fn remove(id: &str) -> agent::RemoveContainerRequest {
+    agent::RemoveContainerRequest { container_id: id.to_owned(), ..Default::default() }
+}
+
+/// A guest with its sandbox, under the pod's policy.
+fn ready(pod: &PodTemplate) -> (Arc<Guest>, Service) {
+    let guest = Arc::new(Guest::for_tests(&pod.render().unwrap()));
+    guest.gate.check(agent::CreateSandboxRequest { sandbox_id: SANDBOX.to_owned(), ..Default::default() }).unwrap();
+    let service = Service::Ready(Arc::clone(&guest));
+    (guest, service)
+}
+
+/// Puts a container there as a successful create would.
+fn put(guest: &Guest, id: &str, name: &str) -> Arc<Container> {
+    guest.gate.check(create(id, name)).unwrap();
+    let container = guest.containers.reserve(Container::new(id.parse().unwrap(), Kind::Workload, "")).unwrap();
+    *container.steps.try_lock().unwrap() = State::Created;
+    container
+}
+
+/// Begins a request and hangs up, as soon as it waits for something.
+async fn hang_up<T>(request: impl Future<Output = T> + Send) {
+    let mut request = Box::pin(request);
+    // So often that what the request has spawned waits for what it has to wait for.
+    for _ in 0..32 {
+        assert!(futures::poll!(&mut request).is_pending(), "the request was to wait");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// AC-27, AC-33: the policy may not free a name while the container of that name lives.
+#[tokio::test]
+async fn a_removal_that_the_host_hangs_up_on_ends_all_the_same_and_frees_the_name_only_then() {
+    let (guest, service) = ready(&pod());
+    let container = put(&guest, "c1", "init");
+    let steps = container.steps.lock().await;
+    hang_up(service.remove_container(&context(), remove("c1"))).await;
+    // The container is there, so its name means what it meant, and no other container gets it or its place.
+    assert_eq!(code(service.create_container(&context(), create("c1", "main")).await).0, Code::PERMISSION_DENIED);
+    assert_eq!(code(service.create_container(&context(), create("c2", "init")).await).0, Code::PERMISSION_DENIED);
+    assert!(Arc::ptr_eq(&guest.containers.get("c1").unwrap(), &container));
+    drop(steps);
+    // Nobody asks any more, and still it is carried out. The second removal can but wait for the first.
+    let (code, _) = code(service.remove_container(&context(), remove("c1")).await);
+    assert_eq!(code, Code::NOT_FOUND);
+    assert!(guest.containers.get("c1").is_err());
+    while guest.gate.decide(create("c2", "init")).is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// AC-27: a name that was given free by the policy is still not given to another container by the agent.
+#[tokio::test]
+async fn a_name_is_not_used_again_and_what_the_policy_said_of_it_is_taken_back() {
+    let (guest, service) = ready(&pod());
+    put(&guest, "c1", "init");
+    service.remove_container(&context(), remove("c1")).await.unwrap();
+    let (found, text) = code(service.create_container(&context(), create("c1", "main")).await);
+    assert_eq!(found, Code::ALREADY_EXISTS, "{text}");
+    assert!(text.contains("not used before"), "{text}");
+    guest.gate.decide(create("c2", "main")).unwrap();
+}
+
+/// AC-27: `after` asks whether the other container was started, not whether somebody has asked for it.
+#[tokio::test]
+async fn a_create_that_failed_leaves_nothing_that_could_be_started() {
+    let (guest, service) = ready(&pod());
+    // The initdata of this guest names no signature policy, so no image is pulled.
+    assert_eq!(code(service.create_container(&context(), create("f1", "init")).await).0, Code::FAILED_PRECONDITION);
+    assert!(guest.containers.get("f1").is_err());
+    assert_eq!(code(service.start_container(&context(), start("f1")).await).0, Code::PERMISSION_DENIED);
+    put(&guest, "m1", "main");
+    let (found, text) = code(service.start_container(&context(), start("m1")).await);
+    assert_eq!(found, Code::PERMISSION_DENIED);
+    assert!(text.contains("has to be started first"), "{text}");
+    // The name is free again: the kubelet tries again under another id.
+    guest.gate.decide(create("f2", "init")).unwrap();
+}
+
+/// AC-27: a start that failed was none, neither for those that come after it nor for exec, and cannot be repeated.
+#[tokio::test]
+async fn a_start_that_failed_opens_the_way_for_nobody() {
+    let (guest, service) = ready(&pod());
+    // The runtime of this guest fails at everything.
+    let container = put(&guest, "f1", "init");
+    assert_eq!(code(service.start_container(&context(), start("f1")).await).0, Code::INTERNAL);
+    assert_eq!(*container.steps.lock().await, State::Failed);
+    put(&guest, "m1", "main");
+    assert_eq!(code(service.start_container(&context(), start("m1")).await).0, Code::PERMISSION_DENIED);
+    assert_eq!(code(service.start_container(&context(), start("f1")).await).0, Code::FAILED_PRECONDITION);
+}
+
+/// AC-27: of two creates of one container in flight one is carried out.
+#[tokio::test]
+async fn a_second_create_is_denied_while_the_first_is_in_flight() {
+    let (guest, service) = ready(&pod());
+    let first = guest.gate.decide(create("c1", "init")).unwrap();
+    let second = guest.gate.decide(create("c2", "init")).unwrap();
+    first.into_parts().1.commit().unwrap();
+    assert!(container::create(&guest, second).await.is_err());
+    assert!(guest.containers.get("c2").is_err());
+    assert_eq!(code(service.create_container(&context(), create("c3", "init")).await).0, Code::PERMISSION_DENIED);
+}
+
+/// AC-27: what is put behind a removal is carried out upon nothing.
+#[tokio::test]
+async fn a_start_that_waited_for_a_removal_starts_nothing() {
+    let (guest, service) = ready(&pod());
+    let container = put(&guest, "c1", "init");
+    let steps = container.steps.lock().await;
+    hang_up(service.remove_container(&context(), remove("c1"))).await;
+    let begun = start("c1");
+    let context = context();
+    let late = service.start_container(&context, begun);
+    let (result, ()) = tokio::join!(late, async {
+        tokio::task::yield_now().await;
+        drop(steps);
+    });
+    assert_eq!(code(result).0, Code::FAILED_PRECONDITION);
+    put(&guest, "m1", "main");
+    assert_eq!(code(service.start_container(&self::context(), start("m1")).await).0, Code::PERMISSION_DENIED);
 }

@@ -43,6 +43,28 @@ const DEVICES: [(&str, i64, i64); 8] = [
     ("/dev/net/tun", 10, 200),
 ];
 
+/// Paths that may be hidden from a container, all of them the kernel's: what containerd and the kubelet hide by default.
+const MASKED: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// One for each processor: `/sys/devices/system/cpu/cpu<N>/thermal_throttle`.
+const MASKED_OF_CPU: (&str, &str) = ("/sys/devices/system/cpu/cpu", "/thermal_throttle");
+
+/// Paths that may be made read-only, likewise.
+const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
 /// Why a specification was refused.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum SpecError {
@@ -232,6 +254,13 @@ fn linux_json(linux: &oci::Linux, id: &str) -> Result<Value, SpecError> {
     if linux.IntelRdt.is_some() {
         return Err(unsupported("intelRdt", "cache allocation belongs to the host"));
     }
+    // Hiding a file of the image's would change what the program finds.
+    if let Some(path) = linux.MaskedPaths.iter().find(|path| !may_be_masked(path)) {
+        return Err(unsupported(format!("masked path {path:?}"), "only those that container runtimes mask by default can be"));
+    }
+    if let Some(path) = linux.ReadonlyPaths.iter().find(|path| !READONLY.contains(&path.as_str())) {
+        return Err(unsupported(format!("read-only path {path:?}"), "only those that container runtimes set so by default can be"));
+    }
     Ok(json!({
         "cgroupsPath": format!("/{CONTAINERS}/{id}"),
         "namespaces": namespaces(&linux.Namespaces)?,
@@ -241,6 +270,12 @@ fn linux_json(linux: &oci::Linux, id: &str) -> Result<Value, SpecError> {
         "maskedPaths": linux.MaskedPaths,
         "readonlyPaths": linux.ReadonlyPaths,
     }))
+}
+
+fn may_be_masked(path: &str) -> bool {
+    let (before, after) = MASKED_OF_CPU;
+    let cpu = path.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+    MASKED.contains(&path) || cpu.is_some_and(|n| (1..=4).contains(&n.len()) && n.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Namespaces of the container: its own for processes, mounts and control groups. Network, IPC and host name are the pod's, and

@@ -163,6 +163,29 @@ fn refuses_what_a_container_here_cannot_have() {
 }
 
 #[test]
+fn hides_from_a_container_only_what_is_the_kernels() {
+    // AC-31: a masked file of the image's is an empty one.
+    for path in [
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/",
+        "/proc",
+        "/proc/kcore/../../etc/passwd",
+        "/sys/devices/system/cpu/cpu/thermal_throttle",
+        "/sys/devices/system/cpu/cpu0/../x/thermal_throttle",
+        "",
+    ] {
+        refused(|spec| spec.Linux.as_mut().unwrap().MaskedPaths.push(path.to_owned()));
+        refused(|spec| spec.Linux.as_mut().unwrap().ReadonlyPaths.push(path.to_owned()));
+    }
+    let mut spec = good();
+    let linux = spec.Linux.as_mut().unwrap();
+    linux.MaskedPaths = MASKED.map(str::to_owned).to_vec();
+    linux.MaskedPaths.push("/sys/devices/system/cpu/cpu11/thermal_throttle".to_owned());
+    linux.ReadonlyPaths = READONLY.map(str::to_owned).to_vec();
+    assert!(adapted(&spec).is_ok());
+}
+
+#[test]
 fn refuses_processes_that_are_not_whole() {
     let process = |change: fn(&mut oci::Process)| refused(move |spec| change(spec.Process.as_mut().unwrap()));
     process(|process| process.Args.clear());

@@ -365,6 +365,7 @@ create_mounts(spec) if {
 	every mount in input.OCI.Mounts {
 		allow_mount(spec, mount)
 		every option in mount.options { allow_option(option) }
+		one_mode(mount.options)
 	}
 	count({mount.destination | some mount in input.OCI.Mounts}) == count(input.OCI.Mounts)
 	every volume in array.concat(spec.mounts, spec.empty_dirs) {
@@ -432,6 +433,10 @@ allow_mount(spec, mount) if {
 	mount.source in {storage.mount_point | some storage in input.storages}
 	volume_mode(volume, mount.options)
 }
+
+# The last word would count, and the rules ask only whether `ro` is among them.
+one_mode(options) if not "rw" in options
+one_mode(options) if not "ro" in options
 
 volume_mode(volume, _) if volume.read_only == false
 volume_mode(_, options) if "ro" in options

@@ -204,6 +204,9 @@ fn mount(mount: &oci::Mount) -> Result<Value, SpecError> {
     if mount.options.iter().any(|option| option.contains("idmap")) {
         return refuse("mounts with mapped ids are not supported");
     }
+    if (has("ro") || has("rro")) && ["rw", "rrw", "defaults"].into_iter().any(has) {
+        return refuse("its options ask for read-only and for writable; whichever is last would count, whatever the policy looked for");
+    }
     let source = match mount.type_.as_str() {
         "bind" | "" => &mount.source,
         _ if has("bind") || has("rbind") => &mount.source,

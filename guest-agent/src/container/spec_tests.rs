@@ -122,6 +122,17 @@ fn refuses_bind_sources_that_are_not_copied_files_or_storages() {
 }
 
 #[test]
+fn refuses_a_mount_that_is_read_only_and_writable() {
+    // AC-30: what a policy takes for read-only is mounted writable.
+    for options in [["ro", "rw"], ["rw", "ro"], ["rro", "rrw"], ["ro", "defaults"]] {
+        for index in [0, 2] {
+            let error = refused(|spec| spec.Mounts[index].options = options.map(str::to_owned).to_vec());
+            assert!(matches!(error, SpecError::Mount { .. }), "{options:?}");
+        }
+    }
+}
+
+#[test]
 fn refuses_mounts_over_the_root_and_unknown_file_systems() {
     for destination in ["/", "", "etc", "/a/../..", "/./"] {
         let error = refused(|spec| spec.Mounts[0].destination = destination.to_owned());

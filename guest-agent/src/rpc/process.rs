@@ -38,11 +38,17 @@ pub(super) async fn exec(guest: &Arc<Guest>, request: Allowed<agent::ExecProcess
     }
     let process = request.process.as_ref().ok_or(RpcError::Spec(spec::SpecError::Missing("process")))?;
     let adapted = spec::adapt_process(process)?;
-    // The first process may not go away while another one enters its namespaces (AC-33).
+    // The container may not be removed while a process enters its namespaces (AC-33).
     let state = container.steps.lock().await;
     expect(&container, *state, State::Started)?;
     if matches!(container.kind, Kind::Sandbox { .. }) {
         return Err(RpcError::State("the sandbox container runs nothing"));
+    }
+    // The helper finds the container's namespaces by the number of its first process. Once that has ended the number may be that of
+    // anything else, another container's program or one of the agent's own helpers.
+    let first = container.process("")?;
+    if first.has_ended() {
+        return Err(RpcError::Ended);
     }
     if container.has_live_process(exec_id.as_str()) {
         return Err(ContainerError::ProcessExists(container.id.clone(), request.exec_id).into());
@@ -52,6 +58,11 @@ pub(super) async fn exec(guest: &Arc<Guest>, request: Allowed<agent::ExecProcess
     // Whether or not it runs now, what was needed to start it is not needed any more.
     let cleaned = std::fs::remove_dir_all(&directory);
     let started = result?;
+    if first.has_ended() {
+        // It ended meanwhile. With it the kernel has ended all that joined its namespaces; what lives on is somewhere else.
+        let _ = guest.runtime.reaper().kill(started.pid, Signal::SIGKILL);
+        return Err(RpcError::Ended);
+    }
     cleaned.map_err(at("removing what the process was started from"))?;
     if process.Terminal
         && let Some(size) = process.ConsoleSize.as_ref()

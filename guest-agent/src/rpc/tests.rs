@@ -2,6 +2,8 @@
 //! is none: what policy and agent each hold for true must be the same, whatever fails and whoever hangs up.
 
 use super::*;
+use crate::container::io::Streams;
+use crate::container::process::Process;
 use crate::container::{Container, Kind, State};
 use kata_cc_agent_protocol::rpc::health_ttrpc::Health;
 use kata_cc_agent_protocol::rpc::oci;
@@ -259,4 +261,39 @@ async fn a_start_that_waited_for_a_removal_starts_nothing() {
     assert_eq!(code(result).0, Code::FAILED_PRECONDITION);
     put(&guest, "m1", "main");
     assert_eq!(code(service.start_container(&self::context(), start("m1")).await).0, Code::PERMISSION_DENIED);
+}
+
+/// A process of the container's, as if it were started, that ends by the returned sender.
+fn put_process(container: &Container, exec_id: &str) -> tokio::sync::watch::Sender<Option<i32>> {
+    let (end, exit) = tokio::sync::watch::channel(None);
+    let streams = Streams::pipes().unwrap().0;
+    // A number that no process has: what must not be signalled or joined cannot be.
+    let pid = nix::unistd::Pid::from_raw(i32::MAX);
+    container.add_process(exec_id, Arc::new(Process { pid, exit, streams })).unwrap();
+    end
+}
+
+/// AC-33: the number of a process that has ended may be another's by now, and its namespaces another container's.
+#[tokio::test]
+async fn nothing_is_executed_in_a_container_whose_first_process_has_ended() {
+    let mut pod = pod();
+    pod.containers[0].exec = vec![vec!["/probe".to_owned()]];
+    let (guest, service) = ready(&pod);
+    let container = put(&guest, "c1", "init");
+    guest.gate.check(start("c1")).unwrap();
+    *container.steps.lock().await = State::Started;
+    let end = put_process(&container, "");
+    let mut process = create("c1", "init").OCI.unwrap().Process.unwrap();
+    process.Args = vec!["/probe".to_owned()];
+    let exec = agent::ExecProcessRequest {
+        container_id: "c1".to_owned(),
+        exec_id: "e1".to_owned(),
+        process: MessageField::some(process),
+        ..Default::default()
+    };
+    end.send_replace(Some(0));
+    let (found, text) = code(service.exec_process(&context(), exec).await);
+    assert_eq!(found, Code::NOT_FOUND, "{text}");
+    assert!(text.contains("has ended"), "{text}");
+    assert!(!container.has_live_process("e1"));
 }

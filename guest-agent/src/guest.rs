@@ -1,8 +1,8 @@
 //! What the agent holds while it serves: one value, shared by all requests, each part with its own synchronisation.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kata_cc_policy::Gate;
 
@@ -42,13 +42,22 @@ pub(crate) struct Guest {
     pub(crate) sandbox: Mutex<Sandbox>,
 }
 
+impl Guest {
+    /// The pod, for a moment.
+    pub(crate) fn sandbox(&self) -> MutexGuard<'_, Sandbox> {
+        self.sandbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What `CreateSandbox` set up.
 #[derive(Debug, Default)]
 pub(crate) struct Sandbox {
     /// The pod's name, once there is one.
     pub(crate) id: Option<String>,
-    /// Where storages shared by containers were mounted.
-    pub(crate) storages: BTreeSet<PathBuf>,
+    /// Where storages shared by containers were made, and by which driver.
+    pub(crate) storages: BTreeMap<PathBuf, String>,
+    /// It was destroyed. Nothing is made in it any more.
+    pub(crate) destroyed: bool,
 }
 
 #[cfg(test)]

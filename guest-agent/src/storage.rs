@@ -2,7 +2,11 @@
 //!
 //! They go beneath one directory and nowhere else (AC-26): a request cannot mount over the agent, the kernel's file systems or
 //! another container. Any other kind of volume is refused rather than taken for one of these.
+//!
+//! **Invariant:** a place is made once. What a container has put there is there for the next one; a second volume over the first would
+//! be an empty one. And no place lies in another, where a container could have put a link.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -13,7 +17,7 @@ use kata_cc_agent_protocol::{DRIVER_EPHEMERAL, DRIVER_LOCAL};
 use nix::mount::{MsFlags, mount};
 use thiserror::Error;
 
-use crate::container::spec::{SANDBOX_STORAGE_DIR, is_beneath, is_plain};
+use crate::container::spec::{SANDBOX_STORAGE_DIR, is_plain};
 
 /// Why a storage was refused.
 #[derive(Debug, Error)]
@@ -22,7 +26,7 @@ pub(crate) enum StorageError {
     #[error("storage driver {0:?} is not supported; expected {DRIVER_EPHEMERAL} or {DRIVER_LOCAL}")]
     Driver(String),
     /// Not where storages go.
-    #[error("storage at {0:?}: expected a plain path beneath {SANDBOX_STORAGE_DIR}")]
+    #[error("storage at {0:?}: expected one name in {SANDBOX_STORAGE_DIR}, or in its directories local and ephemeral")]
     Place(String),
     /// A file system we do not make.
     #[error("storage at {place:?}: expected file system tmpfs, found {found:?}")]
@@ -73,10 +77,19 @@ pub(crate) fn add(storage: &Storage) -> Result<PathBuf, StorageError> {
         let place = storage.mount_point.clone();
         move |source| StorageError::Io { place, step, source }
     };
-    fs::create_dir_all(&plan.target).map_err(io("making its directory"))?;
+    if let Some(parent) = plan.target.parent() {
+        fs::create_dir_all(parent).map_err(io("making the directory it is in"))?;
+    }
+    // Fails if there is one: see the invariant.
+    fs::create_dir(&plan.target).map_err(io("making its directory"))?;
     if let Some(options) = &plan.memory {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("tmpfs"), &plan.target, Some("tmpfs"), flags, Some(options.as_str())).map_err(|errno| io("mounting")(errno.into()))?;
+        let mounted = mount(Some("tmpfs"), &plan.target, Some("tmpfs"), flags, Some(options.as_str()));
+        if let Err(errno) = mounted {
+            // Empty and never seen by anybody, so it may be tried again.
+            let _ = fs::remove_dir(&plan.target);
+            return Err(io("mounting")(errno.into()));
+        }
     }
     if plan.group.is_some() {
         chown(&plan.target, None, plan.group).map_err(io("giving it to its group"))?;
@@ -87,7 +100,7 @@ pub(crate) fn add(storage: &Storage) -> Result<PathBuf, StorageError> {
 
 fn plan(storage: &Storage) -> Result<Plan, StorageError> {
     let place = || storage.mount_point.clone();
-    if !is_plain(&storage.mount_point) || !is_beneath(&storage.mount_point, SANDBOX_STORAGE_DIR) {
+    if !is_place(&storage.mount_point) {
         return Err(StorageError::Place(place()));
     }
     let group = storage.fs_group.as_ref().map(|group| group.group_id);
@@ -115,6 +128,21 @@ fn plan(storage: &Storage) -> Result<Plan, StorageError> {
         _ => return Err(StorageError::Driver(storage.driver.clone())),
     };
     Ok(Plan { target: PathBuf::from(&storage.mount_point), memory, mode, group })
+}
+
+/// Whether a path is that of a volume, and of nothing in one.
+pub(crate) fn is_place(path: &str) -> bool {
+    let Ok(rest) = Path::new(path).strip_prefix(SANDBOX_STORAGE_DIR) else {
+        return false;
+    };
+    let names: Vec<&OsStr> = rest.components().map(std::path::Component::as_os_str).collect();
+    let directory = |name: &OsStr| name == DRIVER_LOCAL || name == DRIVER_EPHEMERAL;
+    is_plain(path)
+        && match names[..] {
+            [name] => !directory(name),
+            [of, _] => directory(of),
+            _ => false,
+        }
 }
 
 fn is_size(text: &str) -> bool {
@@ -170,9 +198,22 @@ mod tests {
             "/run/kata-containers/sandbox/../c1/rootfs",
             "/run/kata-containers/sandboxes/x",
             "run/kata-containers/sandbox/x",
+            // Where a container could have put a link, and over all volumes of a kind.
+            "/run/kata-containers/sandbox/local/cache/sub",
+            "/run/kata-containers/sandbox/shm/x",
+            "/run/kata-containers/sandbox/local",
+            "/run/kata-containers/sandbox/ephemeral/",
         ] {
             let storage = Storage { mount_point: place.to_owned(), ..good() };
             assert!(matches!(plan(&storage), Err(StorageError::Place(_))), "{place}");
+        }
+    }
+
+    #[test]
+    fn takes_the_places_that_there_are() {
+        for place in ["shm", "local/cache", "ephemeral/fast"] {
+            let storage = Storage { mount_point: format!("{SANDBOX_STORAGE_DIR}/{place}"), ..good() };
+            assert!(plan(&storage).is_ok(), "{place}");
         }
     }
 

@@ -1,7 +1,7 @@
 # Strict agent policy for a known set of containers. The rules are the same for every pod; what this pod may do is in
 # `policy_data` at the end. Everything not allowed here is denied.
 #
-# State (data.pstate), by flat keys: "sandbox": id of the sandbox; "c:<id>": name of the container with that id ("" for the
+# State (data.pstate), by flat keys: "sandbox": id of the sandbox; "destroyed": it has been; "c:<id>": name of the container with that id ("" for the
 # sandbox container); "n:<name>": id of the live container with that name; "r:<id>": it was started; "s:<name>": one of that name was
 # started; "t:<name>": a start of one was tried. All but the last become true when the agent has done it, not when it was asked to.
 
@@ -31,12 +31,14 @@ default GetEvidenceRequest := false
 default SetPolicyRequest := false
 
 # What tells the host nothing that it does not know, and changes nothing that it does not hold anyway.
-DestroySandboxRequest := true
 GuestDetailsRequest := true
 GetOOMEventRequest := true
 ListInterfacesRequest := true
 ListRoutesRequest := true
 OnlineCPUMemRequest := true
+
+# The end of the pod, and of its volumes: nothing comes after it that could take empty ones for them.
+DestroySandboxRequest := {"allowed": true, "ops": [{"op": "add", "path": "/pstate/destroyed", "value": true}]}
 
 # ---------------------------------------------------------------------------------------------------------------- helpers
 
@@ -123,6 +125,7 @@ container_type := input.OCI.Annotations["io.katacontainers.pkg.oci.container_typ
 CreateContainerRequest := {"allowed": true, "ops": [{"op": "add", "path": path(key("c", input.container_id)), "value": ""}]} if {
 	container_type == "pod_sandbox"
 	data.pstate.sandbox == input.container_id
+	not data.pstate.destroyed
 	valid_id(input.container_id)
 	not data.pstate[key("c", input.container_id)]
 	input.storages == []
@@ -155,6 +158,7 @@ CreateContainerRequest := {"allowed": true, "ops": [
 ]} if {
 	container_type == "pod_container"
 	data.pstate.sandbox
+	not data.pstate.destroyed
 	valid_id(input.container_id)
 	not data.pstate[key("c", input.container_id)]
 	spec := create_spec
@@ -230,20 +234,19 @@ create_image(spec) if {
 
 allow_storage(_, storage) if storage.driver == "image_guest_pull"
 
-# An emptyDir: memory of the guest's, shared by the containers of the pod under one name.
+# An emptyDir: memory of the guest's, shared by the containers of the pod under one name. One name is one place, so that all of them see
+# the same; and it is made once, so that none is given an empty one over what another has put there.
 allow_storage(spec, storage) if {
-	storage.driver in {"ephemeral", "local"}
 	storage.driver_options == []
 	storage.options == []
+	storage.shared == true
 	empty(storage.fs_group)
 	some volume in spec.empty_dirs
-	storage.mount_point in empty_dir_paths(volume)
+	[storage.driver, storage.mount_point] == empty_dir(volume)
 }
 
-empty_dir_paths(volume) := {
-	concat("/", ["/run/kata-containers/sandbox/ephemeral", volume.name]),
-	concat("/", ["/run/kata-containers/sandbox/local", volume.name]),
-}
+empty_dir(volume) := ["ephemeral", concat("/", ["/run/kata-containers/sandbox/ephemeral", volume.name])] if volume.memory == true
+empty_dir(volume) := ["local", concat("/", ["/run/kata-containers/sandbox/local", volume.name])] if volume.memory == false
 
 allow_process(spec, process) if {
 	process.Cwd == spec.cwd
@@ -429,7 +432,7 @@ allow_mount(spec, mount) if {
 	some volume in spec.empty_dirs
 	mount.destination == volume.destination
 	mount.type_ == "bind"
-	mount.source in empty_dir_paths(volume)
+	mount.source == empty_dir(volume)[1]
 	mount.source in {storage.mount_point | some storage in input.storages}
 	volume_mode(volume, mount.options)
 }
@@ -635,9 +638,18 @@ reasons contains "the sandbox was not created" if {
 	create
 	not data.pstate.sandbox
 }
+reasons contains "the sandbox was destroyed" if {
+	create
+	data.pstate.destroyed
+}
 reasons contains "the image is not the pinned one, or is not pulled by the guest" if {
 	create
 	not create_image(create_spec)
+	every_storage_allowed
+}
+reasons contains "a volume is not expected, not shared by the pod's containers, or of the other medium than described" if {
+	create
+	not every_storage_allowed
 }
 reasons contains "the arguments differ" if {
 	create
@@ -719,6 +731,10 @@ reasons contains "the resource is not in the list" if {
 	input.path
 	not input.file_type
 	not input.path in policy_data.resources
+}
+
+every_storage_allowed if {
+	every storage in input.storages { allow_storage(create_spec, storage) }
 }
 
 sandbox_alone if {

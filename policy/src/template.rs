@@ -6,7 +6,7 @@
 //!
 //! Not here yet: contents of copied files (a ConfigMap's content is the host's word), volumes other than copied files and emptyDirs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
@@ -94,6 +94,12 @@ pub enum TemplateError {
         /// Which container.
         container: String,
         /// The destination.
+        found: String,
+    },
+    /// One volume of two media.
+    #[error("volume {found:?} is of `memory` in one container and not in another; one emptyDir has one medium in all of them")]
+    Medium {
+        /// The volume.
         found: String,
     },
     /// A capability that is no name of one.
@@ -264,6 +270,10 @@ pub struct EmptyDirTemplate {
     pub name: String,
     /// Where in the container.
     pub destination: String,
+    /// Whether its medium is memory (`medium: Memory` in the pod), the same in all containers. The guest has both kinds in its own
+    /// memory, at different places: what is one volume must be at one.
+    #[serde(default)]
+    pub memory: bool,
     /// Whether it must be read-only here.
     #[serde(default)]
     pub read_only: bool,
@@ -325,6 +335,12 @@ impl PodTemplate {
         for container in &self.containers {
             if !names.insert(container.name.as_str()) {
                 return Err(TemplateError::Twice { found: container.name.clone() });
+            }
+        }
+        let mut media = BTreeMap::new();
+        for volume in self.containers.iter().flat_map(|container| &container.empty_dirs) {
+            if *media.entry(volume.name.as_str()).or_insert(volume.memory) != volume.memory {
+                return Err(TemplateError::Medium { found: volume.name.clone() });
             }
         }
         let mut containers = Vec::with_capacity(self.containers.len());

@@ -512,34 +512,71 @@ fn ac_30_mounts_are_the_expected_ones() {
     allows(&mut rules, "CreateContainerRequest", &set(&good, "/OCI/Mounts/-", mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid"])));
 }
 
+fn with_cache(memory: bool) -> (PodTemplate, Value) {
+    let mut pod = pod();
+    pod.containers[0].empty_dirs =
+        vec![EmptyDirTemplate { name: "cache".to_owned(), destination: "/cache".to_owned(), memory, read_only: false }];
+    let (driver, kind) = if memory { ("ephemeral", "tmpfs") } else { ("local", "local") };
+    let path = format!("/run/kata-containers/sandbox/{driver}/cache");
+    let storage = json!({"driver": driver, "driver_options": [], "source": kind, "fstype": kind, "options": [], "mount_point": path,
+        "fs_group": null, "shared": true});
+    let mounted = mount("/cache", "bind", &path, &["rbind", "rprivate", "rw"]);
+    (pod, set(&set(&create(), "/storages/-", storage), "/OCI/Mounts/-", mounted))
+}
+
 #[test]
 fn ac_26_empty_dirs_are_the_guests_own_and_where_expected() {
-    let mut pod = pod();
-    let empty_dir = EmptyDirTemplate { name: "cache".to_owned(), destination: "/cache".to_owned(), read_only: false };
-    pod.containers[0].empty_dirs = vec![empty_dir];
+    let (pod, good) = with_cache(false);
     let mut rules = ready(&pod);
     denies(&mut rules, "CreateContainerRequest", &create());
-    let path = "/run/kata-containers/sandbox/local/cache";
-    let storage = json!({"driver": "local", "driver_options": [], "source": "local", "fstype": "local", "options": [], "mount_point": path,
-        "fs_group": null, "shared": true});
-    let good = set(&set(&create(), "/storages/-", storage), "/OCI/Mounts/-", mount("/cache", "bind", path, &["rbind", "rprivate", "rw"]));
     for (pointer, value) in [
         ("/storages/1/mount_point", json!("/")),
         ("/storages/1/mount_point", json!("/proc")),
         ("/storages/1/mount_point", json!(format!("/run/kata-containers/{ID}/rootfs"))),
         ("/storages/1/mount_point", json!("/run/kata-containers/sandbox/local/other")),
         ("/storages/1/driver", json!("blk")),
+        ("/storages/1/driver", json!("ephemeral")),
         ("/storages/1/driver", json!("image_guest_pull")),
         ("/storages/1/options", json!(["exec"])),
         ("/storages/1/driver_options", json!(["x"])),
+        // A volume of its own for this container, over the one that others have.
+        ("/storages/1/shared", json!(false)),
         ("/OCI/Mounts/11/source", json!("/run/kata-containers/sandbox/ephemeral/cache")),
         ("/OCI/Mounts/11/source", json!("/run/kata-containers/shared/containers/x")),
         ("/OCI/Mounts/11/destination", json!("/bin")),
     ] {
         denies(&mut rules, "CreateContainerRequest", &set(&good, pointer, value));
     }
+    let reasons = denies(&mut rules, "CreateContainerRequest", &set(&good, "/storages/1/shared", json!(false)));
+    assert!(reasons.iter().any(|reason| reason.contains("not shared by the pod's containers")), "{reasons:?}");
     denies(&mut ready(&self::pod()), "CreateContainerRequest", &good);
     allows(&mut rules, "CreateContainerRequest", &good);
+}
+
+/// One name in two media would be two directories: what one container has put there the other would not find.
+#[test]
+fn ac_26_an_empty_dir_has_the_medium_that_its_owner_wrote_down() {
+    let ((disk, on_disk), (memory, in_memory)) = (with_cache(false), with_cache(true));
+    denies(&mut ready(&disk), "CreateContainerRequest", &in_memory);
+    denies(&mut ready(&memory), "CreateContainerRequest", &on_disk);
+    allows(&mut ready(&memory), "CreateContainerRequest", &in_memory);
+    let mut other = memory.containers[0].clone();
+    other.name = "other".to_owned();
+    let split = PodTemplate { containers: vec![disk.containers[0].clone(), other], ..PodTemplate::default() };
+    assert_eq!(split.render(), Err(TemplateError::Medium { found: "cache".to_owned() }));
+}
+
+#[test]
+fn ac_26_nothing_is_created_after_the_sandbox_was_destroyed() {
+    // Its volumes are gone, and a container would take new ones for them.
+    let mut rules = running(&pod());
+    allows(&mut rules, "DestroySandboxRequest", &json!({}));
+    allows(&mut rules, "RemoveContainerRequest", &json!({"container_id": ID}));
+    assert_eq!(denies(&mut rules, "CreateContainerRequest", &create()), ["the sandbox was destroyed"]);
+    allows(&mut rules, "RemoveContainerRequest", &json!({"container_id": SANDBOX}));
+    denies(&mut rules, "CreateContainerRequest", &sandbox_container());
+    denies(&mut rules, "CreateSandboxRequest", &sandbox());
+    allows(&mut rules, "DestroySandboxRequest", &json!({}));
 }
 
 /// AC-31: each field of the OCI specification that matters.

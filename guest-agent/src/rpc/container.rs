@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use kata_cc_agent_protocol::rpc::{Empty, agent, oci};
@@ -29,6 +29,9 @@ const CRI_CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
 /// Where Kubernetes looks for a container's last words, and how many of them it takes.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 const MAX_TERMINATION_LOG: u64 = 4096;
+
+/// Volumes are gone with the sandbox: a container after it would take empty ones for them.
+const DESTROYED: RpcError = RpcError::State("the sandbox was destroyed; nothing is created in it any more");
 
 fn invalid(text: impl Into<String>) -> RpcError {
     RpcError::Invalid(text.into())
@@ -95,12 +98,13 @@ pub(super) async fn create(guest: &Arc<Guest>, request: Allowed<agent::CreateCon
     expect(&container, *state, State::Creating)?;
     // The policy's word is in effect before anything is done, so that nobody else gets the name. Reserved first: a removal that
     // comes now finds the container, and waits for what becomes of it.
-    let undo = match decision.commit() {
+    let destroyed = guest.sandbox().destroyed;
+    let undo = match if destroyed { Err(DESTROYED) } else { decision.commit().map_err(RpcError::from) } {
         Ok(undo) => undo,
-        Err(denied) => {
+        Err(refused) => {
             *state = State::Removed;
             guest.containers.forget(&container.id);
-            return Err(denied.into());
+            return Err(refused);
         }
     };
     let result = match reference {
@@ -180,14 +184,24 @@ async fn prepare(
     Ok(())
 }
 
-/// A storage that containers share is made once.
-fn add_storage(guest: &Guest, storage: &agent::Storage) -> Result<(), RpcError> {
-    let mut sandbox = guest.sandbox.lock().unwrap_or_else(PoisonError::into_inner);
-    let place = PathBuf::from(&storage.mount_point);
-    if !(storage.shared && sandbox.storages.contains(&place)) {
-        sandbox.storages.insert(storage::add(storage)?);
+/// A storage that containers share is made once, and never a second one over it.
+pub(super) fn add_storage(guest: &Guest, storage: &agent::Storage) -> Result<(), RpcError> {
+    let mut sandbox = guest.sandbox();
+    if sandbox.destroyed {
+        return Err(DESTROYED);
     }
-    Ok(())
+    match sandbox.storages.get(Path::new(&storage.mount_point)) {
+        Some(driver) if storage.shared && *driver == storage.driver => Ok(()),
+        Some(driver) => Err(invalid(format!(
+            "storage at {:?}: there is one of driver {driver}; expected the same, shared, since another one over it would hide what it holds",
+            storage.mount_point
+        ))),
+        None => {
+            let place = storage::add(storage)?;
+            sandbox.storages.insert(place, storage.driver.clone());
+            Ok(())
+        }
+    }
 }
 
 /// Sources of bind mounts must be there, beneath their directory, and reached through no symbolic link (AC-30). The host can make

@@ -1,7 +1,7 @@
 //! The pod: its set-up and end, its files and network, and its policy.
 
 use std::fs;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use kata_cc_agent_protocol::rpc::protobuf::MessageField;
 use kata_cc_agent_protocol::rpc::{Empty, agent, types};
@@ -37,7 +37,7 @@ pub(super) async fn create(guest: &Arc<Guest>, request: Allowed<agent::CreateSan
         ));
     }
     {
-        let mut sandbox = guest.sandbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sandbox = guest.sandbox();
         if sandbox.id.is_some() {
             return Err(RpcError::State("the sandbox exists already; a guest is one pod"));
         }
@@ -54,9 +54,7 @@ pub(super) async fn create(guest: &Arc<Guest>, request: Allowed<agent::CreateSan
         fs::write(RESOLV_CONF, text).map_err(at("writing the resolver's configuration"))?;
     }
     for storage in &request.storages {
-        let target = storage::add(storage)?;
-        let mut sandbox = guest.sandbox.lock().unwrap_or_else(PoisonError::into_inner);
-        sandbox.storages.insert(target);
+        super::container::add_storage(guest, storage)?;
     }
     guest.timeline.mark("sandbox");
     // Network and resolver are in place, so the broker can be reached: one attestation serves everything that comes later.
@@ -78,6 +76,8 @@ fn resolv_conf(lines: &[String]) -> Result<Option<String>, RpcError> {
 }
 
 pub(super) async fn destroy(guest: &Arc<Guest>, _: Allowed<agent::DestroySandboxRequest>) -> Result<Empty, RpcError> {
+    // First, so that a container is either in the list below or refused.
+    guest.sandbox().destroyed = true;
     // One that cannot be taken down must not keep the others.
     let mut first_failure = None;
     for container in guest.containers.all() {
@@ -87,11 +87,12 @@ pub(super) async fn destroy(guest: &Arc<Guest>, _: Allowed<agent::DestroySandbox
             Err(error) => drop(first_failure.get_or_insert(error)),
         }
     }
-    let storages = {
-        let mut sandbox = guest.sandbox.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut sandbox.storages)
-    };
-    for target in storages.iter().rev() {
+    if let Some(error) = first_failure {
+        // Something may still use the volumes.
+        return Err(error);
+    }
+    let storages = std::mem::take(&mut guest.sandbox().storages);
+    for target in storages.keys().rev() {
         if let Err(error) = storage::remove(target) {
             first_failure.get_or_insert(at("removing a storage")(error));
         }

@@ -297,3 +297,38 @@ async fn nothing_is_executed_in_a_container_whose_first_process_has_ended() {
     assert!(text.contains("has ended"), "{text}");
     assert!(!container.has_live_process("e1"));
 }
+
+/// AC-26: whatever the policy says, one place is one volume.
+#[tokio::test]
+async fn no_volume_is_mounted_over_another_nor_made_after_the_end_of_the_sandbox() {
+    let (guest, service) = ready(&pod());
+    let cache = "/run/kata-containers/sandbox/local/cache";
+    guest.sandbox().storages.insert(cache.into(), "local".to_owned());
+    let storage = |driver: &str, shared, place: &str| agent::Storage {
+        driver: driver.to_owned(),
+        fstype: "tmpfs".to_owned(),
+        mount_point: place.to_owned(),
+        shared,
+        ..Default::default()
+    };
+    container::add_storage(&guest, &storage("local", true, cache)).unwrap();
+    for (driver, shared, place) in [
+        ("local", false, cache.to_owned()),
+        ("ephemeral", true, cache.to_owned()),
+        ("ephemeral", false, cache.to_owned()),
+        ("ephemeral", false, format!("{cache}/")),
+        ("ephemeral", false, cache.replace("local", "/local")),
+    ] {
+        let error = container::add_storage(&guest, &storage(driver, shared, &place)).unwrap_err();
+        assert!(matches!(error, RpcError::Invalid(_)), "{driver} {shared} {place}: {error}");
+    }
+    guest.sandbox().storages.clear();
+    // A create that was allowed before, and comes to be carried out after.
+    let decided = guest.gate.decide(create("c1", "init")).unwrap();
+    service.destroy_sandbox(&context(), Default::default()).await.unwrap();
+    assert!(matches!(container::add_storage(&guest, &storage("local", true, cache)), Err(RpcError::State(_))));
+    assert!(matches!(container::create(&guest, decided).await, Err(RpcError::State(_))));
+    let (found, text) = code(service.create_container(&context(), create("c2", "init")).await);
+    assert_eq!(found, Code::PERMISSION_DENIED);
+    assert!(text.contains("the sandbox was destroyed"), "{text}");
+}

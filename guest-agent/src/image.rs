@@ -20,7 +20,7 @@ use crate::kbs::{Broker, BrokerError};
 use crate::timeline::Timeline;
 
 /// Where layers are unpacked.
-const STORE: &str = "/run/kata-containers/image";
+pub(crate) const STORE: &str = "/run/kata-containers/image";
 
 /// Why an image was not to be had.
 #[derive(Debug, Error)]

@@ -42,7 +42,13 @@ DestroySandboxRequest := {"allowed": true, "ops": [{"op": "add", "path": "/pstat
 
 # ---------------------------------------------------------------------------------------------------------------- helpers
 
-valid_id(id) if regex.match(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`, id)
+valid_id(id) if {
+	regex.match(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`, id)
+	not id in agent_directories
+}
+
+# What is in the agent's directory beside containers: a container of such a name would be in the way of all images or volumes.
+agent_directories := {"image", "sandbox", "shared"}
 
 key(kind, id) := concat(":", [kind, id])
 

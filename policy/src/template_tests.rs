@@ -301,6 +301,19 @@ fn ac_27_each_container_is_live_once_and_in_order() {
 }
 
 #[test]
+fn ac_26_no_container_is_named_like_a_directory_of_the_agent() {
+    for name in ["image", "sandbox", "shared"] {
+        let mut rules = ready(&pod());
+        let named = set(&create(), "/container_id", json!(name));
+        let named = set(&named, "/exec_id", json!(""));
+        let named = set(&named, "/storages/0/mount_point", json!(format!("/run/kata-containers/{name}/rootfs")));
+        denies(&mut rules, "CreateContainerRequest", &named);
+        denies(&mut self::rules(&pod()), "CreateSandboxRequest", &set(&sandbox(), "/sandbox_id", json!(name)));
+        denies(&mut rules, "RemoveContainerRequest", &json!({"container_id": name}));
+    }
+}
+
+#[test]
 fn ac_27_init_containers_cannot_be_left_out() {
     let mut init = ContainerTemplate::new("init", OTHER, ["/bin/init"]);
     init.once = true;

@@ -41,13 +41,20 @@ const MAX_ID: usize = 128;
 /// Where bundles are kept: `<id>/config.json` and what helpers report.
 pub(crate) const BUNDLE_DIR: &str = "/run/kata-cc/bundles";
 
+/// What is in [`kata_cc_agent_protocol::CONTAINER_DIR`] beside containers: images, volumes, copied files. A container of such a name
+/// would mount its root file system among them, and its removal would delete them.
+const TAKEN: [&str; 3] = ["image", "sandbox", "shared"];
+
 /// A container's or process's name, fit to be part of a path.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ContainerId(String);
 
 /// Why a name was refused.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("not a name for a container or process: expected 1 to {MAX_ID} letters, digits, '_', '-' or '.', beginning with a letter or digit")]
+#[error(
+    "not a name for a container or process: expected 1 to {MAX_ID} letters, digits, '_', '-' or '.', beginning with a letter or digit, other than {}",
+    TAKEN.join(", ")
+)]
 pub(crate) struct InvalidId;
 
 impl FromStr for ContainerId {
@@ -56,7 +63,8 @@ impl FromStr for ContainerId {
     fn from_str(id: &str) -> Result<Self, InvalidId> {
         let fits = id.len() <= MAX_ID
             && id.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
+            && id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
+            && !TAKEN.contains(&id);
         fits.then(|| Self(id.to_owned())).ok_or(InvalidId)
     }
 }
@@ -343,6 +351,19 @@ mod tests {
             assert_eq!(id.parse::<ContainerId>(), Err(InvalidId), "{id:?}");
         }
         assert_eq!("a.B-1_c".parse::<ContainerId>().unwrap().as_str(), "a.B-1_c");
+    }
+
+    #[test]
+    fn refuses_names_of_the_agents_own_directories() {
+        for id in TAKEN {
+            assert_eq!(id.parse::<ContainerId>(), Err(InvalidId), "{id:?}");
+        }
+        // The list is what the agent has there.
+        for path in [crate::image::STORE, spec::SANDBOX_STORAGE_DIR, kata_cc_agent_protocol::SHARED_DIR] {
+            let rest = std::path::Path::new(path).strip_prefix(kata_cc_agent_protocol::CONTAINER_DIR).unwrap();
+            assert!(TAKEN.iter().any(|name| rest.starts_with(name)), "{path}");
+        }
+        assert!("images".parse::<ContainerId>().is_ok());
     }
 
     #[test]

@@ -515,6 +515,8 @@ ExecProcessRequest if {
 	data.pstate[key("r", input.container_id)]
 	input.process.Args in spec.exec
 	allow_process(spec, input.process)
+	# Container runtimes hand the container's whole environment to what is executed in it; a program must not run without a part of it.
+	allow_env_complete(spec, input.process.Env)
 	allow_terminal(spec, input.process.Terminal)
 	no_user(input.string_user)
 	input.stdin_port == 0
@@ -722,6 +724,10 @@ reasons contains "the command is not in the list" if {
 	spec := spec_of(input.container_id)
 	not input.process.Args in spec.exec
 	input.process
+}
+reasons contains "an environment variable is missing" if {
+	input.process
+	not allow_env_complete(spec_of(input.container_id), input.process.Env)
 }
 reasons contains "the container is not known" if {
 	valid_id(input.container_id)

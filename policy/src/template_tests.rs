@@ -443,6 +443,13 @@ fn ac_29_exec_and_streams_are_listed() {
     ] {
         denies(&mut rules, "ExecProcessRequest", &set(&good, pointer, value));
     }
+    // containerd copies the environment of the container; what is required there is required here.
+    let env: Vec<Value> =
+        good["process"]["Env"].as_array().unwrap().iter().filter(|entry| **entry != json!("MODE=prod=1")).cloned().collect();
+    for env in [json!(env), json!([])] {
+        let reasons = denies(&mut rules, "ExecProcessRequest", &set(&good, "/process/Env", env));
+        assert_eq!(reasons, ["an environment variable is missing"]);
+    }
     let reasons = denies(&mut rules, "ExecProcessRequest", &set(&good, "/process/Args", json!(["/bin/cat", "/run/secret"])));
     assert_eq!(reasons, ["the command is not in the list"]);
     allows(&mut rules, "ExecProcessRequest", &good);

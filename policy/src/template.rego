@@ -497,7 +497,16 @@ RemoveContainerRequest := true if {
 	not known
 }
 
-SignalProcessRequest if known
+# What a stop needs (SIGINT, SIGTERM, SIGKILL), a terminal's new size (SIGWINCH), and what the owner lists: many programs write out what
+# they hold, or take another configuration, on other signals.
+SignalProcessRequest if {
+	known
+	input.signal in {2, 9, 15, 28}
+}
+SignalProcessRequest if {
+	input.signal in spec_of(input.container_id).signals
+}
+
 WaitProcessRequest if known
 StatsContainerRequest if known
 
@@ -728,6 +737,11 @@ reasons contains "the command is not in the list" if {
 reasons contains "an environment variable is missing" if {
 	input.process
 	not allow_env_complete(spec_of(input.container_id), input.process.Env)
+}
+reasons contains "the signal is not in the list" if {
+	known
+	is_number(input.signal)
+	not input.signal in {2, 9, 15, 28}
 }
 reasons contains "the container is not known" if {
 	valid_id(input.container_id)

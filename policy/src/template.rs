@@ -110,6 +110,14 @@ pub enum TemplateError {
         /// The name.
         found: String,
     },
+    /// A signal that there is not.
+    #[error("container {container:?}: there is no signal {found}; expected a number from 1 to 31")]
+    Signal {
+        /// Which container.
+        container: String,
+        /// The number.
+        found: u8,
+    },
     /// `after` names a container that is not there.
     #[error("container {container:?} is to start after {found:?}, which is not another container of the pod")]
     After {
@@ -204,6 +212,10 @@ pub struct ContainerTemplate {
     /// Whether the host may write to those commands' standard input.
     #[serde(default)]
     pub exec_stdin: bool,
+    /// Signals, by number, that the host may send its processes besides those that end them (2, 9, 15) and 28; for example the stop
+    /// signal of an image that has one of its own.
+    #[serde(default)]
+    pub signals: Vec<u8>,
     /// Containers that must have been started before (init containers, side-cars).
     #[serde(default)]
     pub after: Vec<String>,
@@ -316,6 +328,7 @@ impl ContainerTemplate {
             exec: Vec::new(),
             exec_tty: false,
             exec_stdin: false,
+            signals: Vec::new(),
             after: Vec::new(),
             once: false,
         }
@@ -381,6 +394,9 @@ impl ContainerTemplate {
         if let Some(found) = self.capabilities.iter().chain(&self.ambient_capabilities).find(|name| !is_capability(name)) {
             return Err(TemplateError::Capability { container: container(), found: found.clone() });
         }
+        if let Some(found) = self.signals.iter().copied().find(|number| !(1..=31).contains(number)) {
+            return Err(TemplateError::Signal { container: container(), found });
+        }
         let mut destinations = BTreeSet::new();
         let all = self.mounts.iter().map(|mount| &mount.destination).chain(self.empty_dirs.iter().map(|volume| &volume.destination));
         for destination in all {
@@ -408,6 +424,7 @@ impl ContainerTemplate {
             "exec": self.exec,
             "exec_tty": self.exec_tty,
             "exec_stdin": self.exec_stdin,
+            "signals": self.signals,
             "after": self.after,
             "once": self.once,
         }))

@@ -179,8 +179,12 @@ fn the_expected_pod_runs() {
     let mut rules = running(&pod());
     let process = json!({"container_id": ID, "exec_id": ID});
     allows(&mut rules, "ReadStreamRequest", &json!({"container_id": ID, "exec_id": "", "len": 4096}));
-    for rule in ["WaitProcessRequest", "SignalProcessRequest", "StatsContainerRequest", "CloseStdinRequest"] {
+    for rule in ["WaitProcessRequest", "StatsContainerRequest", "CloseStdinRequest"] {
         allows(&mut rules, rule, &process);
+    }
+    // How the kubelet ends a container, and then the pod.
+    for (id, signal) in [(ID, 15), (ID, 9), (SANDBOX, 9)] {
+        allows(&mut rules, "SignalProcessRequest", &json!({"container_id": id, "exec_id": "", "signal": signal}));
     }
     allows(&mut rules, "UpdateContainerRequest", &json!({"container_id": ID, "resources": {"Devices": [], "CPU": {"Shares": 2}}}));
     allows(&mut rules, "GetResourceRequest", &json!({"path": "default/key/1"}));
@@ -250,6 +254,32 @@ fn ac_31_only_safe_sysctls_are_set_and_none_of_the_interfaces() {
         "net.ipv4.ip_local_port_range": "32768\t60999", "net.ipv4.ip_local_reserved_ports": "8080,9148-9150", "net.ipv4.tcp_syncookies": "1",
         "kernel.shm_rmid_forced": "1"});
     allows(&mut rules, "CreateContainerRequest", &set(&good, "/OCI/Linux/Sysctl", safe));
+}
+
+/// AC-29: a program may write out what it holds on a signal, or read another configuration.
+#[test]
+fn ac_29_signals_are_those_that_stop_and_the_listed_ones() {
+    let signal = |id: &str, exec_id: &str, signal: Value| json!({"container_id": id, "exec_id": exec_id, "signal": signal});
+    let mut rules = running(&pod());
+    for number in (1..=64).filter(|number| ![2, 9, 15, 28].contains(number)) {
+        let reasons = denies(&mut rules, "SignalProcessRequest", &signal(ID, "", json!(number)));
+        assert_eq!(reasons, ["the signal is not in the list"], "{number}");
+        denies(&mut rules, "SignalProcessRequest", &signal(SANDBOX, "", json!(number)));
+    }
+    for wrong in [json!(0), json!("15"), json!(null), json!(-9)] {
+        denies(&mut rules, "SignalProcessRequest", &signal(ID, "", wrong));
+    }
+    denies(&mut rules, "SignalProcessRequest", &signal("unknown", "", json!(9)));
+    for number in [2, 9, 15, 28] {
+        allows(&mut rules, "SignalProcessRequest", &signal(ID, "", json!(number)));
+        allows(&mut rules, "SignalProcessRequest", &signal(ID, "e1", json!(number)));
+    }
+    let mut quits = pod();
+    quits.containers[0].signals = vec![3];
+    let mut rules = running(&quits);
+    allows(&mut rules, "SignalProcessRequest", &signal(ID, ID, json!(3)));
+    denies(&mut rules, "SignalProcessRequest", &signal(ID, ID, json!(10)));
+    denies(&mut rules, "SignalProcessRequest", &signal(SANDBOX, "", json!(3)));
 }
 
 /// AC-25 and the guest-pull bypasses: the image is the pinned one, wherever it is named.
@@ -868,7 +898,7 @@ fn everything_else_is_denied() {
     }
     denies(&mut rules, "GetDiagnosticDataRequest", &json!({"log_type": "termination_log", "container_id": ID}));
     for rule in ["SignalProcessRequest", "WaitProcessRequest", "StatsContainerRequest", "UpdateContainerRequest", "StartContainerRequest"] {
-        denies(&mut rules, rule, &json!({"container_id": "unknown", "exec_id": "", "resources": {"Devices": []}}));
+        denies(&mut rules, rule, &json!({"container_id": "unknown", "exec_id": "", "signal": 9, "resources": {"Devices": []}}));
     }
     let devices = json!({"Devices": [{"Allow": true, "Type": "a", "Access": "rwm"}]});
     denies(&mut rules, "UpdateContainerRequest", &json!({"container_id": ID, "resources": devices}));
@@ -888,6 +918,9 @@ fn rejects_templates_that_would_pin_nothing() {
         assert!(matches!(render(&|c| c.image = image.to_owned()), Err(TemplateError::Image { .. })), "{image}");
     }
     assert!(matches!(render(&|c| c.args.clear()), Err(TemplateError::Args { .. })));
+    for number in [0, 32, 255] {
+        assert!(matches!(render(&|c| c.signals = vec![3, number]), Err(TemplateError::Signal { .. })), "{number}");
+    }
     assert!(matches!(render(&|c| c.name = "a:b".to_owned()), Err(TemplateError::Name { .. })));
     assert!(matches!(render(&|c| c.after = vec!["x".to_owned()]), Err(TemplateError::After { .. })));
     assert!(matches!(render(&|c| c.capabilities = vec!["all".to_owned()]), Err(TemplateError::Capability { .. })));

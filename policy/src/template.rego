@@ -81,6 +81,13 @@ shared_file(source) if {
 	no_parent(source)
 }
 
+# What a container may have mounted: something copied in as a whole, and nothing in it. What lies in it a container with the whole of
+# it may have put there, or exchanged for a link.
+shared_mount(source) if {
+	regex.match(`^/run/kata-containers/shared/containers/[A-Za-z0-9][A-Za-z0-9._-]*$`, source)
+	no_parent(source)
+}
+
 # `not` is only ever asked about what is there: for something absent it would come true.
 no_parent(text) if {
 	is_string(text)
@@ -415,14 +422,14 @@ pod_files := {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/terminati
 allow_mount(_, mount) if {
 	mount.destination in pod_files
 	mount.type_ == "bind"
-	shared_file(mount.source)
+	shared_mount(mount.source)
 }
 
 allow_mount(spec, mount) if {
 	spec.service_account == true
 	mount.destination == "/var/run/secrets/kubernetes.io/serviceaccount"
 	mount.type_ == "bind"
-	shared_file(mount.source)
+	shared_mount(mount.source)
 	"ro" in mount.options
 }
 
@@ -430,7 +437,7 @@ allow_mount(spec, mount) if {
 	some volume in spec.mounts
 	mount.destination == volume.destination
 	mount.type_ == "bind"
-	shared_file(mount.source)
+	shared_mount(mount.source)
 	volume_mode(volume, mount.options)
 }
 

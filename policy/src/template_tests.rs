@@ -574,6 +574,27 @@ fn with_cache(memory: bool) -> (PodTemplate, Value) {
     (pod, set(&set(&create(), "/storages/-", storage), "/OCI/Mounts/-", mounted))
 }
 
+/// What lies in a copied directory, a container that has the directory may have exchanged for a link.
+#[test]
+fn ac_30_a_mounts_source_is_a_whole_copy_and_nothing_in_it() {
+    let mut rules = ready(&pod());
+    let good = create();
+    for index in [6, 7, 9, 10] {
+        let pointer = format!("/OCI/Mounts/{index}/source");
+        let source = good.pointer(&pointer).and_then(Value::as_str).unwrap();
+        for wrong in
+            [format!("{source}/x"), format!("{source}/"), format!("{source}/a/b"), "/run/kata-containers/shared/containers/..".to_owned()]
+        {
+            denies(&mut rules, "CreateContainerRequest", &set(&good, &pointer, json!(wrong)));
+        }
+    }
+    // Directories are copied with what is in them.
+    let copy = json!({"path": "/run/kata-containers/shared/containers/c-0123456789abcdef-app/a/b", "file_type": "Regular",
+        "symlink_target": "", "file_size": 0, "offset": 0});
+    allows(&mut rules, "CopyFileRequest", &copy);
+    allows(&mut rules, "CreateContainerRequest", &good);
+}
+
 #[test]
 fn ac_26_empty_dirs_are_the_guests_own_and_where_expected() {
     let (pod, good) = with_cache(false);

@@ -225,8 +225,8 @@ fn mount(mount: &oci::Mount) -> Result<Value, SpecError> {
         }
         _ => return refuse("expected bind, proc, sysfs, tmpfs, devpts, mqueue or cgroup as its type"),
     };
-    if !is_plain(source) || !SOURCE_DIRS.iter().any(|dir| is_beneath(source, dir)) {
-        return refuse("its source must lie beneath the directory of copied files or of the pod's storages");
+    if !is_source(source) {
+        return refuse("its source must be a file or directory that was copied as a whole, or one of the pod's storages");
     }
     Ok(json!({
         "destination": mount.destination,
@@ -234,6 +234,13 @@ fn mount(mount: &oci::Mount) -> Result<Value, SpecError> {
         "source": source,
         "options": mount.options,
     }))
+}
+
+/// Whether a path is that of something copied in, or of a storage, and of nothing in one: what is in it belongs to the containers that
+/// have it, and may be a link by the time it is mounted.
+fn is_source(path: &str) -> bool {
+    let copied = Path::new(path).strip_prefix(kata_cc_agent_protocol::SHARED_DIR).is_ok_and(|rest| rest.components().count() == 1);
+    is_plain(path) && (copied || crate::storage::is_place(path))
 }
 
 /// Whether a path is absolute and means what it says.

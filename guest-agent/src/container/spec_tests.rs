@@ -106,6 +106,11 @@ fn refuses_bind_sources_that_are_not_copied_files_or_storages() {
         "/run/kata-containers/shared/containers/../../../../etc",
         "/run/kata-containers/shared/containersX/f",
         "/run/kata-containers/c2/rootfs",
+        // In a directory that a container may have, so it may be a link by now.
+        "/run/kata-containers/shared/containers/c-0123456789abcdef-app/x",
+        "/run/kata-containers/sandbox/local/cache/x",
+        "/run/kata-containers/sandbox/local",
+        "/run/kata-containers/sandbox/shm/x",
         "run/kata-containers/shared/containers/f",
         "",
     ] {
@@ -118,6 +123,20 @@ fn refuses_bind_sources_that_are_not_copied_files_or_storages() {
             spec.Mounts[2].options = vec!["rbind".to_owned()];
         });
         assert!(matches!(error, SpecError::Mount { .. }), "{source:?}: {error}");
+    }
+}
+
+#[test]
+fn takes_whole_copies_and_storages_as_sources() {
+    for source in [
+        "/run/kata-containers/shared/containers/c-0123456789abcdef-app",
+        "/run/kata-containers/sandbox/shm",
+        "/run/kata-containers/sandbox/local/cache",
+        "/run/kata-containers/sandbox/ephemeral/fast",
+    ] {
+        let mut spec = good();
+        spec.Mounts[2].source = source.to_owned();
+        assert!(adapted(&spec).is_ok(), "{source}");
     }
 }
 

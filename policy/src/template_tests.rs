@@ -595,6 +595,30 @@ fn ac_30_a_mounts_source_is_a_whole_copy_and_nothing_in_it() {
     allows(&mut rules, "CreateContainerRequest", &good);
 }
 
+/// The host may read a termination log: it is no other container's file, and no other mount is one.
+#[test]
+fn ac_30_a_termination_log_is_nothing_else() {
+    let mut rules = ready(&pod());
+    let good = create();
+    let base = "/run/kata-containers/shared/containers";
+    assert_eq!(good["OCI"]["Mounts"][8]["destination"], "/dev/termination-log");
+    for source in [
+        format!("{base}/other-0123456789abcdef-app"),
+        format!("{base}/other-0123456789abcdef-app/x-termination-log"),
+        format!("{base}/c-termination-log/secret"),
+        format!("{base}/c-termination-logs"),
+        "/run/kata-containers/sandbox/local/x-termination-log".to_owned(),
+    ] {
+        denies(&mut rules, "CreateContainerRequest", &set(&good, "/OCI/Mounts/8/source", json!(source)));
+    }
+    // The other way round: a container writes into its volume, and another's log is read.
+    for index in [6, 7, 9, 10] {
+        let pointer = format!("/OCI/Mounts/{index}/source");
+        denies(&mut rules, "CreateContainerRequest", &set(&good, &pointer, json!(format!("{base}/c-0123456789abcdef-termination-log"))));
+    }
+    allows(&mut rules, "CreateContainerRequest", &good);
+}
+
 #[test]
 fn ac_26_empty_dirs_are_the_guests_own_and_where_expected() {
     let (pod, good) = with_cache(false);

@@ -65,6 +65,12 @@ const MASKED_OF_CPU: (&str, &str) = ("/sys/devices/system/cpu/cpu", "/thermal_th
 /// Paths that may be made read-only, likewise.
 const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// Where Kubernetes has a container leave its last words, which the host may read.
+pub(crate) const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// How the names of the copied files for it end.
+const TERMINATION_LOG_NAME: &str = "-termination-log";
+
 /// Why a specification was refused.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum SpecError {
@@ -225,6 +231,9 @@ fn mount(mount: &oci::Mount) -> Result<Value, SpecError> {
         }
         _ => return refuse("expected bind, proc, sysfs, tmpfs, devpts, mqueue or cgroup as its type"),
     };
+    if (mount.destination == TERMINATION_LOG) != is_termination_log(source) {
+        return refuse("a termination log is a copied file named …-termination-log, and such a file is mounted as nothing else");
+    }
     if !is_source(source) {
         return refuse("its source must be a file or directory that was copied as a whole, or one of the pod's storages");
     }
@@ -241,6 +250,16 @@ fn mount(mount: &oci::Mount) -> Result<Value, SpecError> {
 fn is_source(path: &str) -> bool {
     let copied = Path::new(path).strip_prefix(kata_cc_agent_protocol::SHARED_DIR).is_ok_and(|rest| rest.components().count() == 1);
     is_plain(path) && (copied || crate::storage::is_place(path))
+}
+
+/// Whether a path is that of a file for last words, by its name. The host reads what is in it back, so it must be no container's volume.
+pub(crate) fn is_termination_log(path: &str) -> bool {
+    let Ok(rest) = Path::new(path).strip_prefix(kata_cc_agent_protocol::SHARED_DIR) else {
+        return false;
+    };
+    let mut names = rest.components();
+    names.next().is_some_and(|name| name.as_os_str().as_encoded_bytes().ends_with(TERMINATION_LOG_NAME.as_bytes()))
+        && names.next().is_none()
 }
 
 /// Whether a path is absolute and means what it says.

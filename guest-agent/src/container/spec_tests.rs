@@ -141,6 +141,30 @@ fn takes_whole_copies_and_storages_as_sources() {
 }
 
 #[test]
+fn a_termination_log_is_nothing_else_and_nothing_else_is_one() {
+    // AC-30: what is in it is read back to the host.
+    let log = "/run/kata-containers/shared/containers/c-0123456789abcdef-termination-log";
+    let mut spec = good();
+    spec.Mounts[2].destination = TERMINATION_LOG.to_owned();
+    spec.Mounts[2].source = log.to_owned();
+    assert!(adapted(&spec).is_ok());
+    for source in [
+        "/run/kata-containers/shared/containers/other-0123456789abcdef-app",
+        "/run/kata-containers/shared/containers/other-0123456789abcdef-app/x-termination-log",
+        "/run/kata-containers/sandbox/local/x-termination-log",
+        "/run/kata-containers/shared/containers/x-termination-log/..",
+    ] {
+        let error = refused(|spec| {
+            spec.Mounts[2].destination = TERMINATION_LOG.to_owned();
+            spec.Mounts[2].source = source.to_owned();
+        });
+        assert!(matches!(error, SpecError::Mount { .. }), "{source}");
+    }
+    let error = refused(|spec| spec.Mounts[2].source = log.to_owned());
+    assert!(matches!(error, SpecError::Mount { .. }));
+}
+
+#[test]
 fn refuses_a_mount_that_is_read_only_and_writable() {
     // AC-30: what a policy takes for read-only is mounted writable.
     for options in [["ro", "rw"], ["rw", "ro"], ["rro", "rrw"], ["ro", "defaults"]] {

@@ -26,8 +26,7 @@ use crate::{storage, sysctl};
 /// What the CRI calls the type of a container.
 const CRI_CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
 
-/// Where Kubernetes looks for a container's last words, and how many of them it takes.
-const TERMINATION_LOG: &str = "/dev/termination-log";
+/// How many of a container's last words Kubernetes takes.
 const MAX_TERMINATION_LOG: u64 = 4096;
 
 /// Volumes are gone with the sandbox: a container after it would take empty ones for them.
@@ -176,7 +175,7 @@ async fn prepare(
         process.streams.resize(rows, columns).map_err(at("sizing the terminal"))?;
     }
     container.add_process("", Arc::new(process))?;
-    if let Some(mount) = oci.Mounts.iter().find(|mount| mount.destination == TERMINATION_LOG) {
+    if let Some(mount) = oci.Mounts.iter().find(|mount| mount.destination == spec::TERMINATION_LOG) {
         let _ = container.termination_log.set(PathBuf::from(&mount.source));
     }
     guest.oom.watch(id.clone());

@@ -119,7 +119,11 @@ pub(crate) fn adapt(spec: &oci::Spec, place: Place<'_>) -> Result<Spec, SpecErro
     let process = spec.Process.as_ref().ok_or(SpecError::Missing("process"))?;
     let linux = spec.Linux.as_ref().ok_or(SpecError::Missing("linux"))?;
     refuse_hooks(spec)?;
-    let mounts = spec.Mounts.iter().map(mount).collect::<Result<Vec<_>, _>>()?;
+    // Shallow ones first, as container runtimes do by themselves: one over the directory that another is in would hide that other, and
+    // the container would not have what its policy demands. Those of a depth stay in their order.
+    let mut order: Vec<&oci::Mount> = spec.Mounts.iter().collect();
+    order.sort_by_key(|mount| mount.destination.split('/').filter(|name| !name.is_empty()).count());
+    let mounts = order.into_iter().map(mount).collect::<Result<Vec<_>, _>>()?;
     let value = json!({
         "ociVersion": OCI_VERSION,
         "process": process_json(process)?,

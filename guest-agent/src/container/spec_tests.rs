@@ -165,6 +165,17 @@ fn a_termination_log_is_nothing_else_and_nothing_else_is_one() {
 }
 
 #[test]
+fn no_mount_hides_one_that_is_in_its_directory() {
+    // AC-30: a required file beneath a tmpfs that came later would not be seen.
+    let mut spec = good();
+    let tmpfs = |at: &str| oci::Mount { destination: at.to_owned(), type_: "tmpfs".to_owned(), ..Default::default() };
+    spec.Mounts.extend([tmpfs("/run/secrets/deep"), tmpfs("/etc/"), tmpfs("/run"), tmpfs("//etc//"), tmpfs("/dev")]);
+    let value = adapted(&spec).unwrap();
+    let order: Vec<&str> = value["mounts"].as_array().unwrap().iter().filter_map(|mount| mount["destination"].as_str()).collect();
+    assert_eq!(order, ["/proc", "/etc/", "/run", "//etc//", "/dev", "/etc/hosts", "/sys/fs/cgroup", "/run/secrets/deep"]);
+}
+
+#[test]
 fn refuses_a_mount_that_is_read_only_and_writable() {
     // AC-30: what a policy takes for read-only is mounted writable.
     for options in [["ro", "rw"], ["rw", "ro"], ["rro", "rrw"], ["ro", "defaults"]] {

@@ -10,6 +10,12 @@
 //! another interface never reaches it, whatever the kernel was told about routing 127.0.0.0/8; and a peer that has another address is
 //! dropped unheard. Each connection is one request, bounded in size and time. The key that tokens are bound to never leaves the agent.
 //!
+//! `runtime_data` becomes the report data as it is, zero padded, which is CoCo's form. In the same place the agent's own handshake with the
+//! broker has a digest, zero padded too: evidence made here must never pass for one of those, or whoever chose the data could attest in
+//! the pod's name with a key of their own. So what could be a digest is refused: data are hexadecimal digits, at most 64; or plain
+//! characters other than `%` and `&`, at most 16 or 49 to 64 of them. A SHA-256, SHA-384 or SHA-512 of such a form, padding included, is
+//! not found in fewer than 2^90 tries.
+//!
 //! A program that any container runs can ask; which containers run at all is what the policy is for.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -49,6 +55,12 @@ const MAX_CONNECTIONS: usize = 64;
 
 /// Longest data to be put into evidence: what a report holds.
 const MAX_RUNTIME_DATA: usize = 64;
+
+/// Longest plain data that the zeros after it tell from a digest: 16 of them, the least there are, after a SHA-256.
+const MAX_SHORT_DATA: usize = 16;
+
+/// Longest digest that zeros follow, a SHA-384.
+const PADDED_DIGEST: usize = 48;
 
 /// A container asks for a secret.
 struct GetResource<'a>(&'a ResourcePath);
@@ -231,14 +243,15 @@ impl Rest {
 
     async fn evidence(&self, query: &str) -> Answer {
         let data = query.strip_prefix("runtime_data=").map(str::as_bytes);
-        let Some(data) = data.filter(|data| data.len() <= MAX_RUNTIME_DATA && !data.contains(&b'%')) else {
-            return Answer::error(400, format!("expected runtime_data= and at most {MAX_RUNTIME_DATA} plain characters\n"));
+        let Some(report_data) = data.and_then(report_data) else {
+            return Answer::error(
+                400,
+                "expected runtime_data= and at most 64 hexadecimal digits, or plain characters (no % and &): at most 16, or 49 to 64\n",
+            );
         };
         if let Err(denied) = self.gate.check(GetEvidence) {
             return Answer::error(403, format!("{denied}\n"));
         }
-        let mut report_data = [0; MAX_RUNTIME_DATA];
-        report_data.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
         let Some(attester) = &self.attester else {
             return Answer::error(503, "no TEE\n");
         };
@@ -251,6 +264,19 @@ impl Rest {
     fn broker(&self) -> Result<&Broker, Answer> {
         self.broker.as_deref().ok_or_else(|| Answer::error(503, format!("{}\n", BrokerError::None)))
     }
+}
+
+/// The report data for data of a program's, unless it could be the digest by which the agent binds its own handshake.
+fn report_data(data: &[u8]) -> Option<[u8; MAX_RUNTIME_DATA]> {
+    let hexadecimal = data.iter().all(u8::is_ascii_hexdigit);
+    let plain = data.iter().all(|byte| byte.is_ascii_graphic() && !b"%&".contains(byte));
+    let no_digest = data.len() <= MAX_SHORT_DATA || data.len() > PADDED_DIGEST;
+    if data.len() > MAX_RUNTIME_DATA || !(hexadecimal || (plain && no_digest)) {
+        return None;
+    }
+    let mut report_data = [0; MAX_RUNTIME_DATA];
+    report_data.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
+    Some(report_data)
 }
 
 fn bind_to(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -342,6 +368,44 @@ mod tests {
         assert!(is_of_the_pod("127.0.0.1:40000".parse().unwrap()));
     }
 
+    #[test]
+    fn evidence_for_programs_cannot_pass_for_the_agents_own() {
+        // As found by trying keys: digests whose every byte is a plain character.
+        for length in [32, 44, 48] {
+            assert_eq!(report_data("x".repeat(length).as_bytes()), None, "{length}");
+        }
+        for wrong in ["a b", "x&encoding=base64", "x%00", "\u{e9}", "x\0", &"0".repeat(65)] {
+            assert_eq!(report_data(wrong.as_bytes()), None, "{wrong:?}");
+        }
+        // What is taken is, as a digest, out of reach: by the count of its zeros, or of what each of its bytes may be.
+        let reach = |data: &[u8], digest: usize| -> f64 {
+            let choices: f64 = if data.iter().all(u8::is_ascii_hexdigit) { 22.0 } else { 92.0 };
+            let bits = |length: usize| (8.0 - choices.log2()) * f64::from(u32::try_from(length).unwrap());
+            let zeros = digest.saturating_sub(data.len());
+            bits(data.len()) + 8.0 * f64::from(u32::try_from(zeros).unwrap())
+        };
+        for length in 0..=64 {
+            for data in ["0".repeat(length), "x".repeat(length)] {
+                let Some(found) = report_data(data.as_bytes()) else {
+                    continue;
+                };
+                assert_eq!(&found[..length], data.as_bytes());
+                assert!(found[length..].iter().all(|byte| *byte == 0));
+                for digest in [32, 48, 64].into_iter().filter(|digest| *digest >= length) {
+                    assert!(reach(data.as_bytes(), digest) > 90.0, "{length} characters like {} against {digest} bytes", &data[..1]);
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn evidence_takes_the_forms_of_nonces() {
+        for data in ["nonce-1".to_owned(), "0f".repeat(16), "0f".repeat(24), "0f".repeat(32), "x".repeat(64)] {
+            // The policy's no, and not the form's.
+            status(&ask(&format!("GET /aa/evidence?runtime_data={data} HTTP/1.1\r\n\r\n")).await, 403);
+        }
+    }
+
     #[tokio::test]
     async fn nothing_is_given_without_a_policy() {
         // AC-21
@@ -359,6 +423,7 @@ mod tests {
         status(&ask("GET /cdh/resource/a/b/%2e%2e HTTP/1.1\r\n\r\n").await, 400);
         status(&ask("GET /aa/token HTTP/1.1\r\n\r\n").await, 400);
         status(&ask(&format!("GET /aa/evidence?runtime_data={} HTTP/1.1\r\n\r\n", "x".repeat(65))).await, 400);
+        status(&ask(&format!("GET /aa/evidence?runtime_data={} HTTP/1.1\r\n\r\n", "x".repeat(48))).await, 400);
         status(&ask("nonsense\r\n\r\n").await, 400);
         let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(2 * MAX_HEAD));
         status(&ask(&long).await, 431);

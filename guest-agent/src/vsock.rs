@@ -1,4 +1,7 @@
-//! The guest's vsock, with writes kept small.
+//! The guest's vsock: the host's connections and nobody else's, with writes kept small.
+//!
+//! A program in the pod can open a vsock to this guest too where the kernel has a loopback transport, and then it would be heard as the
+//! host is, who may for example end containers. The peer's address is the kernel's word: only the host has the one of the host.
 //!
 //! Since Linux 6.12.42 a write of more than about 32 KiB becomes a packet in several pieces of memory. Devices built on rust-vmm's
 //! `virtio-vsock` (up to 0.10 at least) take a header and one piece, drop anything else, and the connection stands still for ever.
@@ -11,7 +14,7 @@ use std::task::{Context, Poll};
 use futures::Stream;
 use kata_cc_agent_protocol::rpc::ttrpc::r#async::transport::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
+use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener};
 
 /// The largest write.
 const MAX_WRITE: usize = 16 * 1024;
@@ -40,7 +43,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SmallWrites<S> {
     }
 }
 
-/// Listens on a port, for any peer: the only one there is is the host.
+/// Listens on a port, for the host.
 ///
 /// # Errors
 /// When the guest has no vsock device.
@@ -51,15 +54,32 @@ pub(crate) fn listen(port: u32) -> io::Result<Listener> {
 
 fn connections(listener: VsockListener) -> impl Stream<Item = io::Result<impl AsyncRead + AsyncWrite + Send + Sync + 'static>> + Send {
     futures::stream::unfold(listener, |listener| async move {
-        let connection = listener.accept().await.map(|(stream, _)| SmallWrites(stream));
-        Some((connection, listener))
+        loop {
+            match listener.accept().await {
+                Ok((_, peer)) if !is_host(peer) => tracing::warn!(cid = peer.cid(), "a peer that is not the host was dropped"),
+                accepted => return Some((accepted.map(|(stream, _)| SmallWrites(stream)), listener)),
+            }
+        }
     })
+}
+
+fn is_host(peer: VsockAddr) -> bool {
+    peer.cid() == VMADDR_CID_HOST
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[test]
+    fn only_the_host_is_heard() {
+        // The hypervisor, this guest by itself, this guest and others by number, and anybody.
+        for cid in [0, tokio_vsock::VMADDR_CID_LOCAL, 3, 4711, VMADDR_CID_ANY] {
+            assert!(!is_host(VsockAddr::new(cid, 1024)), "{cid}");
+        }
+        assert!(is_host(VsockAddr::new(2, 1024)));
+    }
 
     #[tokio::test]
     async fn writes_are_cut_and_nothing_is_lost() {

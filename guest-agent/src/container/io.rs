@@ -1,7 +1,8 @@
 //! Standard streams of a process: the agent's ends of its pipes or of its terminal.
 //!
 //! Nothing is buffered here: what the process wrote stays in the pipe until the host asks for it, so a process whose output is
-//! not read blocks, as it would anywhere, and costs no more memory than its pipe.
+//! not read blocks, as it would anywhere, and costs no more memory than its pipe. Asking empties the pipe also where the policy
+//! gives the host nothing of it.
 
 use std::io;
 use std::os::fd::OwnedFd;

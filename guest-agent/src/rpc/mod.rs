@@ -27,6 +27,7 @@ use kata_cc_agent_protocol::rpc::ttrpc::r#async::{Server, TtrpcContext};
 use kata_cc_agent_protocol::rpc::ttrpc::{self, Code};
 use kata_cc_agent_protocol::rpc::{Empty, agent, csi, types};
 use kata_cc_agent_protocol::{AGENT_VSOCK_PORT, READY_VSOCK_PORT};
+use kata_cc_policy::request::Cause;
 use kata_cc_policy::{Allowed, Denied, PolicyRequest};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
@@ -148,7 +149,8 @@ macro_rules! service {
                 })
             })*
 
-            // Output that the policy keeps in the guest looks empty, so that a client that only wants logs does not fail.
+            // Output that the policy keeps in the guest looks empty, so that a client that only wants logs does not fail; and as long as
+            // it waits for them they are thrown away, so that a program whose pipe nobody empties does not stand still.
             async fn read_stdout(
                 &self, _: &TtrpcContext, request: agent::ReadStreamRequest,
             ) -> ttrpc::Result<agent::ReadStreamResponse> {
@@ -222,10 +224,17 @@ impl Service {
         output: crate::container::io::Output,
     ) -> ttrpc::Result<agent::ReadStreamResponse> {
         let guest = self.guest()?;
-        let Ok(request) = guest.gate.check(request) else {
-            return Ok(agent::ReadStreamResponse::default());
-        };
-        Ok(process::read(guest, request, output).await?)
+        let (container, exec_id) = (request.container_id.clone(), request.exec_id.clone());
+        match guest.gate.check(request) {
+            Ok(request) => Ok(process::read(guest, request, output).await?),
+            Err(denied) => {
+                // Only for a plain no: output must not be lost because the policy could not be asked.
+                if matches!(denied.reason, Cause::False | Cause::Undefined | Cause::NoRule) {
+                    process::discard(guest, &container, &exec_id, output).await;
+                }
+                Ok(agent::ReadStreamResponse::default())
+            }
+        }
     }
 }
 

@@ -150,6 +150,19 @@ pub(super) async fn read(
     Ok(agent::ReadStreamResponse { data, ..Default::default() })
 }
 
+/// How much of what nobody may read is taken at a time.
+const DISCARDED: usize = 64 * 1024;
+
+/// Takes a process's output until its end and keeps nothing of it, while a client waits that may not have it.
+///
+/// This is no request that was allowed: the policy has said that the host is to get nothing, and that is what it gets.
+pub(super) async fn discard(guest: &Guest, container: &str, exec_id: &str, output: Output) {
+    let Ok(process) = find(guest, container, exec_id) else {
+        return;
+    };
+    while process.streams.read(output, DISCARDED, &process.exit).await.is_ok_and(|data| !data.is_empty()) {}
+}
+
 pub(super) async fn write_stdin(guest: &Arc<Guest>, request: Allowed<WriteStream>) -> Result<agent::WriteStreamResponse, RpcError> {
     let WriteStream(request) = request.into_inner();
     let process = find(guest, &request.container_id, &request.exec_id)?;

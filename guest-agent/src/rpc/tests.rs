@@ -332,3 +332,30 @@ async fn no_volume_is_mounted_over_another_nor_made_after_the_end_of_the_sandbox
     assert_eq!(found, Code::PERMISSION_DENIED);
     assert!(text.contains("the sandbox was destroyed"), "{text}");
 }
+
+/// Logs that stay in the guest are not kept in a pipe until the program can write no more.
+#[tokio::test]
+async fn output_that_the_host_may_not_have_is_taken_from_the_program_all_the_same() {
+    let (guest, service) = ready(&pod());
+    let container = put(&guest, "c1", "init");
+    let (end, exit) = tokio::sync::watch::channel(None);
+    let (streams, child) = Streams::pipes().unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::MAX);
+    container.add_process("", Arc::new(Process { pid, exit, streams })).unwrap();
+    // More than a pipe holds. It stays open, as if a descendant had it.
+    let writer = std::thread::spawn(move || {
+        let mut out = std::fs::File::from(child.stdout);
+        std::io::Write::write_all(&mut out, &vec![b'x'; 1 << 20]).unwrap();
+        end.send_replace(Some(0));
+        out
+    });
+    let request = agent::ReadStreamRequest { container_id: "c1".to_owned(), len: 4096, ..Default::default() };
+    let context = context();
+    let read = service.read_stdout(&context, request);
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(60), read).await.expect("the program stands still").unwrap();
+    assert!(answer.data.is_empty());
+    drop(writer.join().unwrap());
+    // What is not there is empty at once.
+    let request = agent::ReadStreamRequest { container_id: "none".to_owned(), len: 1, ..Default::default() };
+    assert!(service.read_stdout(&context, request).await.unwrap().data.is_empty());
+}

@@ -1,13 +1,18 @@
 //! One layer: from the registry's bytes to an unpacked directory of known diffID.
 //!
 //! ```text
-//!  task            thread 1                                          thread 2
-//!  download ─────▶ blob digest ▶ MAC, decrypt ▶ decompress ────────▶ diffID ▶ unpack into tmp/
-//! ```
-//! Bounded channels lie between, so memory is a few buffers a layer whatever its size. The plaintext of a layer is seen by decompressor and archive reader
-//! before its digest and MAC are known (the cipher allows nothing else short of keeping the layer twice), which is why it goes to a directory that
-//! is removed unless every check is right, and why those readers are memory-safe and bounded.
+//!              task         thread 1                            thread 2
+//!  plain:      download ──▶ blob digest ▶ decompress ─────────▶ diffID ▶ unpack into tmp/
 //!
+//!  encrypted:  download ──▶ size, blob digest, MAC ▶ spool                              first, to the end
+//!                           spool ▶ decrypt ▶ decompress ─────▶ diffID ▶ unpack         and only then
+//! ```
+//! Bounded channels lie between, so memory is a few buffers a layer whatever its size, and for an encrypted one its ciphertext, which [`crate::spool`] holds
+//! back. A plain layer is seen by decompressor and archive reader before its digest is known: it holds nothing the registry does not know, goes to a directory
+//! that is removed unless every check is right, and those readers are memory-safe and bounded.
+//!
+//! **Invariant:** nothing of an encrypted layer is decrypted before size, blob digest and MAC of the whole of it were right, so what this guest does while it
+//! downloads tells host and registry nothing about plaintext.
 //! **Invariant:** every byte the registry sends is under the blob digest and the MAC, also those after a decoder's end, and also when a decoder fails: an
 //! altered layer is reported as altered, not as whatever its garbage looked like.
 
@@ -22,8 +27,9 @@ use tokio::sync::{mpsc, watch};
 use crate::compress::{self, Compression};
 use crate::digest::{Digest, Hasher};
 use crate::limits::Limits;
-use crate::ocicrypt::{LayerKey, OcicryptError, Opening};
+use crate::ocicrypt::{LayerKey, OcicryptError};
 use crate::registry::{BlobReader, RegistryError};
+use crate::spool::{Authenticated, Spool};
 use crate::store::{Pending, StoreError};
 use crate::unpack::{self, Ownership, UnpackError, Unpacked};
 
@@ -62,6 +68,15 @@ pub enum LayerError {
     /// Decryption or its check failed.
     #[error(transparent)]
     Decrypt(#[from] OcicryptError),
+    /// An encrypted layer could not be held back until its check.
+    #[error("encrypted layer: {what}")]
+    Spool {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// Decompression failed.
     #[error("decompressing the layer")]
     Decompress(#[source] io::Error),
@@ -110,7 +125,7 @@ pub(crate) struct Job {
 }
 
 /// Enough that a hand-over between threads is rare, little enough that several lie in the cache.
-const PIECE: usize = 256 << 10;
+pub(crate) const PIECE: usize = 256 << 10;
 const PIECES_UNDER_WAY: usize = 8;
 
 enum Download {
@@ -131,12 +146,39 @@ pub(crate) async fn fetch(
     cancelled: watch::Receiver<bool>,
 ) -> Result<(Pending, Unpacked), LayerError> {
     let (download_tx, download_rx) = mpsc::channel(PIECES_UNDER_WAY);
+    let tally = Tally::expecting(job.size, job.digest);
+    let Some(key) = &job.key else {
+        let feed = feed(blob, download_tx, cancelled);
+        let ((), unpacked) = tokio::join!(feed, decode_and_unpack(Blob::new(download_rx, tally), job, pending));
+        return unpacked;
+    };
+    let spool = Spool::new(pending.spool_file()?, tally, key);
+    let spooler = tokio::task::spawn_blocking(move || keep(download_rx, spool));
+    let ((), authenticated) = tokio::join!(feed(blob, download_tx, cancelled.clone()), spooler);
+    let authenticated = authenticated.map_err(|_| LayerError::Panicked).flatten()?;
+    decode_and_unpack(authenticated.open(cancelled), job, pending).await
+}
+
+/// Keeps an encrypted layer until all of it is there, and says whether it is authentic.
+fn keep(mut from: mpsc::Receiver<Result<Download, LayerError>>, mut spool: Spool) -> Result<Authenticated, LayerError> {
+    loop {
+        match from.blocking_recv() {
+            Some(Ok(Download::Bytes(piece))) => spool.take(&piece)?,
+            Some(Ok(Download::End)) => return spool.authenticate(),
+            Some(Err(error)) => return Err(error),
+            None => return Err(LayerError::Cancelled),
+        }
+    }
+}
+
+/// Threads 1 and 2.
+async fn decode_and_unpack(source: impl Source, job: Job, pending: Pending) -> Result<(Pending, Unpacked), LayerError> {
     let (piece_tx, piece_rx) = sync_mpsc::sync_channel(PIECES_UNDER_WAY);
     let (spare_tx, spare_rx) = sync_mpsc::channel();
     let diff_id = job.diff_id;
     let (limits, ownership, budget) = (Arc::clone(&job.limits), job.ownership, Arc::clone(&job.budget));
 
-    let decoder = tokio::task::spawn_blocking(move || decode(Blob::new(download_rx, &job), &job, &piece_tx, &spare_rx));
+    let decoder = tokio::task::spawn_blocking(move || decode(source, &job, &piece_tx, &spare_rx));
     let unpacker = tokio::task::spawn_blocking(move || {
         let mut pieces =
             Pieces { from: piece_rx, spare: spare_tx, hasher: Hasher::new(), piece: Vec::new(), filled: 0, at: 0, ended: false };
@@ -148,7 +190,7 @@ pub(crate) async fn fetch(
         }
         Ok::<_, LayerError>((pending, unpacked))
     });
-    let ((), decoded, unpacked) = tokio::join!(feed(blob, download_tx, cancelled), decoder, unpacker);
+    let (decoded, unpacked) = tokio::join!(decoder, unpacker);
     let decoded = decoded.map_err(|_| LayerError::Panicked).flatten();
     let unpacked = unpacked.map_err(|_| LayerError::Panicked).flatten();
     match (decoded, unpacked) {
@@ -161,7 +203,7 @@ pub(crate) async fn fetch(
     }
 }
 
-/// Carries the registry's bytes to the decoder, in larger pieces than the network gives.
+/// Carries the registry's bytes to a thread, in larger pieces than the network gives.
 async fn feed(mut blob: Box<dyn BlobReader>, to: mpsc::Sender<Result<Download, LayerError>>, mut cancelled: watch::Receiver<bool>) {
     let mut gathered = BytesMut::with_capacity(PIECE);
     loop {
@@ -201,67 +243,31 @@ async fn feed(mut blob: Box<dyn BlobReader>, to: mpsc::Sender<Result<Download, L
     }
 }
 
-/// The blob as it comes: counted, hashed, decrypted. Its first failure stays.
-struct Blob {
-    from: mpsc::Receiver<Result<Download, LayerError>>,
-    piece: BytesMut,
+/// Counts and hashes a blob's bytes, and holds them against what the manifest says.
+pub(crate) struct Tally {
     expected_size: u64,
     expected_digest: Digest,
     seen: u64,
     hasher: Hasher,
-    opening: Option<Opening>,
-    ended: bool,
-    failure: Option<LayerError>,
 }
 
-impl Blob {
-    fn new(from: mpsc::Receiver<Result<Download, LayerError>>, job: &Job) -> Self {
-        Self {
-            from,
-            piece: BytesMut::new(),
-            expected_size: job.size,
-            expected_digest: job.digest,
-            seen: 0,
-            hasher: Hasher::new(),
-            opening: job.key.as_ref().map(Opening::new),
-            ended: false,
-            failure: None,
-        }
+impl Tally {
+    pub(crate) fn expecting(size: u64, digest: Digest) -> Self {
+        Self { expected_size: size, expected_digest: digest, seen: 0, hasher: Hasher::new() }
     }
 
-    /// The next piece into `self.piece`; false at the end or after a failure.
-    fn advance(&mut self) -> bool {
-        while self.piece.is_empty() && !self.ended && self.failure.is_none() {
-            match self.from.blocking_recv() {
-                Some(Ok(Download::Bytes(mut piece))) => {
-                    self.seen += piece.len() as u64;
-                    if self.seen > self.expected_size {
-                        self.failure = Some(LayerError::Size { expected: self.expected_size, found: self.seen, more: true });
-                        return false;
-                    }
-                    self.hasher.update(&piece);
-                    if let Some(opening) = &mut self.opening {
-                        opening.apply(&mut piece);
-                    }
-                    self.piece = piece;
-                }
-                Some(Ok(Download::End)) => self.ended = true,
-                Some(Err(error)) => self.failure = Some(error),
-                None => self.failure = Some(LayerError::Cancelled),
-            }
+    /// Takes the next bytes. Fails once there are more than the manifest says.
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
+        self.seen += bytes.len() as u64;
+        if self.seen > self.expected_size {
+            return Err(LayerError::Size { expected: self.expected_size, found: self.seen, more: true });
         }
-        !self.piece.is_empty()
+        self.hasher.update(bytes);
+        Ok(())
     }
 
-    /// Reads what the decoder left, then says whether this was the blob that was asked for.
-    fn finish(mut self) -> Result<(), LayerError> {
-        self.piece.clear();
-        while self.advance() {
-            self.piece.clear();
-        }
-        if let Some(error) = self.failure {
-            return Err(error);
-        }
+    /// Whether this was the blob that was asked for; its size if so.
+    pub(crate) fn finish(self) -> Result<u64, LayerError> {
         if self.seen != self.expected_size {
             return Err(LayerError::Size { expected: self.expected_size, found: self.seen, more: false });
         }
@@ -269,7 +275,57 @@ impl Blob {
         if found != self.expected_digest {
             return Err(LayerError::BlobDigest { expected: self.expected_digest, found });
         }
-        self.opening.map_or(Ok(()), Opening::finish).map_err(LayerError::Decrypt)
+        Ok(self.seen)
+    }
+}
+
+/// What thread 1 reads.
+pub(crate) trait Source: BufRead + Send + 'static {
+    /// Reads what the decoder left, then says whether all of it was what it should be.
+    fn finish(self) -> Result<(), LayerError>;
+}
+
+/// A plain blob as it comes: counted and hashed. Its first failure stays.
+struct Blob {
+    from: mpsc::Receiver<Result<Download, LayerError>>,
+    piece: BytesMut,
+    tally: Tally,
+    ended: bool,
+    failure: Option<LayerError>,
+}
+
+impl Blob {
+    fn new(from: mpsc::Receiver<Result<Download, LayerError>>, tally: Tally) -> Self {
+        Self { from, piece: BytesMut::new(), tally, ended: false, failure: None }
+    }
+
+    /// The next piece into `self.piece`; false at the end or after a failure.
+    fn advance(&mut self) -> bool {
+        while self.piece.is_empty() && !self.ended && self.failure.is_none() {
+            match self.from.blocking_recv() {
+                Some(Ok(Download::Bytes(piece))) => match self.tally.take(&piece) {
+                    Ok(()) => self.piece = piece,
+                    Err(error) => self.failure = Some(error),
+                },
+                Some(Ok(Download::End)) => self.ended = true,
+                Some(Err(error)) => self.failure = Some(error),
+                None => self.failure = Some(LayerError::Cancelled),
+            }
+        }
+        !self.piece.is_empty()
+    }
+}
+
+impl Source for Blob {
+    fn finish(mut self) -> Result<(), LayerError> {
+        self.piece.clear();
+        while self.advance() {
+            self.piece.clear();
+        }
+        match self.failure {
+            Some(error) => Err(error),
+            None => self.tally.finish().map(drop),
+        }
     }
 }
 
@@ -295,15 +351,20 @@ impl BufRead for Blob {
     }
 }
 
-/// Thread 1. A success means that blob digest and MAC are right and the whole archive was handed on, or that the unpacker gave up and will say why.
-fn decode(mut blob: Blob, job: &Job, to: &sync_mpsc::SyncSender<Piece>, spare: &sync_mpsc::Receiver<Vec<u8>>) -> Result<(), LayerError> {
-    let decoded = decode_pieces(&mut blob, job, to, spare);
+/// Thread 1. A success means that the source was the right one and the whole archive was handed on, or that the unpacker gave up and will say why.
+fn decode(
+    mut source: impl Source,
+    job: &Job,
+    to: &sync_mpsc::SyncSender<Piece>,
+    spare: &sync_mpsc::Receiver<Vec<u8>>,
+) -> Result<(), LayerError> {
+    let decoded = decode_pieces(&mut source, job, to, spare);
     // First whether the bytes were the right ones; what the decoder thought of them matters only then.
-    blob.finish().and(decoded)
+    source.finish().and(decoded)
 }
 
 fn decode_pieces(
-    blob: &mut Blob,
+    blob: &mut impl Source,
     job: &Job,
     to: &sync_mpsc::SyncSender<Piece>,
     spare: &sync_mpsc::Receiver<Vec<u8>>,

@@ -2,11 +2,13 @@
 //!
 //! Format: ocicrypt (`org.opencontainers.image.enc.*`) with the key-provider packet of Confidential Containers, versions 1 and 2.
 //!
-//! The cipher is AES-256-CTR with an HMAC-SHA256 over the ciphertext under the *same* key. It is not an AEAD: plaintext comes out before the MAC is known.
-//! So nothing that came out may be used until [`Opening::finish`] has said yes, and [`crate::layer`] holds that. The nonce is not under the MAC; it is taken
-//! from the private options only, which the key-encryption key authenticates, never from the public ones.
+//! The cipher is AES-256-CTR with an HMAC-SHA256 over the ciphertext under the *same* key. It is not an AEAD, and whoever decrypts before the MAC is known
+//! gives an attacker who flips bits an oracle. So a layer is gone through twice: [`Checking`] sees the ciphertext and gives nothing out, and only from one
+//! whose MAC was right comes an [`Opening`], which decrypts; that both see the same bytes is [`crate::spool`]'s to hold. The nonce is not under the MAC; it is
+//! taken from the private options only, which the key-encryption key authenticates, never from the public ones.
 //!
-//! **Invariant:** no error and no `Debug` of this module shows a key or a MAC, and a failed MAC stays failed: the cipher is consumed by asking.
+//! **Invariant:** no error and no `Debug` of this module shows a key or a MAC, and a failed MAC stays failed: the check is consumed by asking.
+//! **Invariant:** an [`Opening`] exists only for a layer whose MAC was right.
 
 use std::collections::BTreeMap;
 
@@ -297,50 +299,63 @@ impl std::fmt::Debug for LayerKey {
 
 type Ctr = ctr::Ctr128BE<Aes256>;
 
-/// A layer being decrypted. What comes out is not authentic until [`Self::finish`] says so.
-pub struct Opening {
-    cipher: Ctr,
+/// A layer's ciphertext being checked. It knows the key and decrypts nothing.
+pub(crate) struct Checking {
+    key: LayerKey,
     mac: hmac::Context,
+}
+
+impl Checking {
+    /// Begins with a layer's key.
+    #[must_use]
+    pub(crate) fn new(key: &LayerKey) -> Self {
+        Self { key: key.clone(), mac: hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.key.as_slice())) }
+    }
+
+    /// Takes the next ciphertext.
+    pub(crate) fn update(&mut self, ciphertext: &[u8]) {
+        self.mac.update(ciphertext);
+    }
+
+    /// Whether that was all of the layer and authentic; if so, what decrypts it. There is no second answer.
+    ///
+    /// # Errors
+    /// If the MAC is another.
+    pub(crate) fn finish(self) -> Result<Opening, OcicryptError> {
+        let Self { key, mac } = self;
+        let found = mac.sign();
+        // Not a comparison that stops at the first difference: the result must tell a forger nothing but no.
+        if found.as_ref().iter().zip(key.mac).fold(found.as_ref().len() ^ 32, |d, (a, b)| d | usize::from(a ^ b)) != 0 {
+            return Err(OcicryptError::Mac);
+        }
+        Ok(Opening {
+            cipher: Ctr::new(key.key.as_slice().into(), (&key.nonce).into()),
+            plaintext: Hasher::new(),
+            expected_plaintext: key.plaintext,
+        })
+    }
+}
+
+/// An authentic layer being decrypted.
+pub(crate) struct Opening {
+    cipher: Ctr,
     plaintext: Hasher,
-    expected_mac: [u8; 32],
     expected_plaintext: Digest,
 }
 
 impl Opening {
-    /// Begins with a layer's key.
-    #[must_use]
-    pub fn new(key: &LayerKey) -> Self {
-        Self {
-            cipher: Ctr::new(key.key.as_slice().into(), (&key.nonce).into()),
-            mac: hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.key.as_slice())),
-            plaintext: Hasher::new(),
-            expected_mac: key.mac,
-            expected_plaintext: key.plaintext,
-        }
-    }
-
     /// Decrypts the next bytes where they are.
-    pub fn apply(&mut self, bytes: &mut [u8]) {
-        self.mac.update(bytes);
+    pub(crate) fn apply(&mut self, bytes: &mut [u8]) {
         self.cipher.apply_keystream(bytes);
         self.plaintext.update(bytes);
     }
 
-    /// Whether all that came out was authentic. Consumes the cipher: there is no second answer.
+    /// Whether all that came out is what the key was wrapped for: a right MAC under a right key says it is, unless the author's tool was wrong.
     ///
     /// # Errors
-    /// If the MAC or the digest of the plaintext is wrong.
-    pub fn finish(self) -> Result<(), OcicryptError> {
-        let Self { mac, plaintext, expected_mac, expected_plaintext, .. } = self;
-        let found = mac.sign();
-        // Not a comparison that stops at the first difference: the result must tell a forger nothing but no.
-        if found.as_ref().iter().zip(expected_mac).fold(found.as_ref().len() ^ 32, |d, (a, b)| d | usize::from(a ^ b)) != 0 {
-            return Err(OcicryptError::Mac);
-        }
-        if plaintext.finish() != expected_plaintext {
-            return Err(OcicryptError::PlaintextDigest);
-        }
-        Ok(())
+    /// If the digest of the plaintext is another.
+    pub(crate) fn finish(self) -> Result<(), OcicryptError> {
+        if self.plaintext.finish() == self.expected_plaintext { Ok(()) } else { Err(OcicryptError::PlaintextDigest) }
     }
 }
 

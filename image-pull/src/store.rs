@@ -1,7 +1,7 @@
 //! Where verified layers are: a directory with one directory a layer, named by diffID.
 //!
 //! ```text
-//! <root>/tmp/<n>                  being unpacked; not yet believed
+//! <root>/tmp/<n>                  being unpacked; not yet believed. Files without a name there hold the ciphertext of encrypted layers
 //! <root>/layers/<diffID hex>      verified: the archive that was unpacked here had this diffID
 //! <root>/layers/<chain id hex>    the same for a layer whose implied directories depend on the layers below
 //! <root>/l/<n>                    short links to them, since mount(2) takes one page of options
@@ -12,9 +12,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::digest::Digest;
 
@@ -52,6 +55,8 @@ impl Stored {
 
 struct Inner {
     root: PathBuf,
+    /// The directory `tmp`.
+    tmp: OwnedFd,
     next: AtomicU64,
     layers: Mutex<HashMap<Digest, Vec<Stored>>>,
     /// One lock a diffID, so that two containers that need a layer pull it once.
@@ -93,8 +98,12 @@ impl LayerStore {
             }
             fs::DirBuilder::new().mode(0o700).create(&path).map_err(io_error("making", &path))?;
         }
+        let tmp = root.join("tmp");
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let tmp = rustix::fs::open(&tmp, flags, Mode::empty()).map_err(|e| io_error("opening", &tmp)(e.into()))?;
         Ok(Self(Arc::new(Inner {
             root,
+            tmp,
             next: AtomicU64::new(0),
             layers: Mutex::default(),
             locks: Mutex::default(),
@@ -142,6 +151,14 @@ pub(crate) struct Pending {
 impl Pending {
     pub(crate) fn path(&self) -> &Path {
         self.path.as_deref().unwrap_or(Path::new("")) // gone only once `commit` has consumed it
+    }
+
+    /// A new empty file without a name, for what must not be seen before it is checked. Gone when it is closed.
+    pub(crate) fn spool_file(&self) -> Result<fs::File, StoreError> {
+        // EXCL: it cannot be given a name later either.
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.store.0.tmp, ".", flags, Mode::RUSR | Mode::WUSR);
+        file.map(Into::into).map_err(|e| io_error("making a file without a name in", &self.store.0.root.join("tmp"))(e.into()))
     }
 
     /// Takes the directory into the store. The caller vouches that the archive unpacked here had this diffID and that every other check was right.

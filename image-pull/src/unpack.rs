@@ -8,6 +8,7 @@
 //!
 //! **Invariant:** every object is made and changed through a descriptor of the directory it is in ([`crate::beneath`]).
 //! **Invariant:** the attributes `trusted.*` and character devices 0/0 come from whiteouts only, never from an entry.
+//! **Invariant:** no entry makes a device other than the harmless ones of [`DEVICES`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
@@ -127,6 +128,10 @@ struct Layer<'a> {
     caller: (Uid, Gid),
 }
 
+/// The character devices an image may hold: null, zero, full, random, urandom, tty, console, ptmx. Old base images ship them. Any other would be a way around
+/// the capability to make devices, which no container has here: the guest's own device that asks the TEE for evidence could come out of an archive (AC-35).
+const DEVICES: [(u32, u32); 8] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)];
+
 const WHITEOUT: &[u8] = b".wh.";
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -187,8 +192,13 @@ impl Layer<'_> {
             }
             Kind::Hardlink(target) => self.hardlink(&directory, &path, base, &target),
             Kind::CharDevice(0, 0) => refuse(path.as_bytes(), "a character device 0/0, which is overlayfs's whiteout"),
-            Kind::CharDevice(major, minor) => self.node(&directory, &path, base, &meta, FileType::CharacterDevice, (major, minor)),
-            Kind::BlockDevice(major, minor) => self.node(&directory, &path, base, &meta, FileType::BlockDevice, (major, minor)),
+            Kind::CharDevice(major, minor) if DEVICES.contains(&(major, minor)) => {
+                self.node(&directory, &path, base, &meta, FileType::CharacterDevice, (major, minor))
+            }
+            Kind::CharDevice(major, minor) => {
+                refuse(path.as_bytes(), format!("the character device {major}:{minor}, expected one of {DEVICES:?}"))
+            }
+            Kind::BlockDevice(major, minor) => refuse(path.as_bytes(), format!("the block device {major}:{minor}: an image can have none")),
             Kind::Fifo => self.node(&directory, &path, base, &meta, FileType::Fifo, (0, 0)),
         }
     }

@@ -30,8 +30,9 @@ const STRICT: MsFlags = NOSUID_NOEXEC.union(MsFlags::MS_NODEV);
 
 /// Everything, in order: a target's parent comes before it.
 ///
-/// `/run/kata-containers` holds images and root file systems, so nothing there may be `nodev`, `nosuid` or `noexec`: device nodes
-/// and set-user-ID programs of an image are part of it, and containers see that file system only through their own root. Its size
+/// `/run/kata-containers` holds images and root file systems, so it may not be `nosuid` or `noexec`: set-user-ID programs of an image
+/// are part of it. It is `nodev`, and so is what is bound into containers from there; root file systems are mounts of their own, which
+/// [`crate::container::rootfs`] makes `nodev`: no container may make a device, and none may find one in its image (AC-35). Its size
 /// is a bound on images in memory: nine tenths of RAM rather than the usual half, because in this guest hardly anything else is
 /// in memory.
 pub(crate) const PLAN: &[Planned] = &[
@@ -41,7 +42,7 @@ pub(crate) const PLAN: &[Planned] = &[
     planned("devpts", "/dev/pts", NOSUID_NOEXEC, "gid=5,mode=0620,ptmxmode=0666"),
     planned("tmpfs", "/dev/shm", STRICT, "mode=1777"),
     planned("tmpfs", "/run", MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV), "mode=0755"),
-    planned("tmpfs", "/run/kata-containers", MsFlags::empty(), "mode=0700,size=90%"),
+    planned("tmpfs", "/run/kata-containers", MsFlags::MS_NODEV, "mode=0700,size=90%"),
     planned("tmpfs", "/tmp", MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV), "mode=1777"),
     planned("cgroup2", "/sys/fs/cgroup", STRICT, ""),
     planned("configfs", "/sys/kernel/config", STRICT, ""),

@@ -182,6 +182,35 @@ async fn ac43_refuses_bombs_by_ratio_size_and_entries() {
     assert!(text.contains("more than 100 entries"), "{text}");
 }
 
+fn deep(parts: usize) -> Vec<u8> {
+    Tar::default().pax(&[("path", ["d/".repeat(parts - 1), "f".to_owned()].concat().as_bytes())]).file("f", b"").end()
+}
+
+#[tokio::test]
+async fn ac43_counts_the_directories_that_an_entry_implies() {
+    let mut bench = Bench::new();
+    bench.config.limits.entries = 100;
+    let image = bench.registry.image(&[Layer::gzip(&deep(101))]);
+    let text = bench.refused(bench.pull(&image).await);
+    assert!(text.contains("more than 100 entries"), "{text}");
+    let image = bench.registry.image(&[Layer::gzip(&deep(100))]);
+    bench.pull(&image).await.unwrap();
+}
+
+#[tokio::test]
+async fn ac77_a_deep_layer_that_fails_leaves_nothing() {
+    let text = altered_manifest(&[Layer { diff_id: Digest::of(b"other"), ..Layer::gzip(&deep(255)) }], |_, _| {}).await;
+    assert!(text.contains("(diffID)"), "{text}");
+    let text = altered_manifest(&[Layer::gzip(&deep(2040))], |_, _| {}).await;
+    assert!(text.contains("more than 255 parts"), "{text}");
+    // Also if a caller allows what would be more than a process may have files open.
+    let mut bench = Bench::new();
+    bench.config.limits.path_parts = 1200;
+    let image = bench.registry.image(&[Layer { diff_id: Digest::of(b"other"), ..Layer::gzip(&deep(1200)) }]);
+    let text = bench.refused(bench.pull(&image).await);
+    assert!(text.contains("(diffID)"), "{text}");
+}
+
 #[tokio::test]
 async fn ac43_refuses_an_index_within_an_index() {
     let bench = Bench::new();

@@ -6,7 +6,7 @@
 //! **Invariant:** no function here takes a path of more than one part except to open directories with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
@@ -92,44 +92,112 @@ pub fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
-/// Removes whatever is under this name, directories with all they hold.
+/// Removes whatever is under this name, directories with all they hold. Nobody else may be changing the tree.
+///
+/// However deep the tree is, this holds a handful of descriptors and no stack: trees to be removed are mostly those that were refused, and one that could not
+/// be taken down again would stay.
 ///
 /// # Errors
-/// Whatever the system says; what was removed by then stays removed.
+/// Whatever the system says; what was removed by then stays removed. `ESTALE` if a directory was moved meanwhile.
 pub fn remove(directory: impl AsFd, entry: &[u8]) -> Result<(), Errno> {
     match rustix::fs::unlinkat(&directory, name(entry), AtFlags::empty()) {
         Err(Errno::ISDIR) => {}
         other => return other,
     }
-    // Depth is bounded by the length of a path, and only what an archive entry made is here; still a loop, not a recursion.
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let mut stack = vec![(rustix::fs::openat(&directory, name(entry), flags, Mode::empty())?, entry.to_vec())];
-    while let Some((here, _)) = stack.last() {
-        let mut deeper = None;
-        for child in rustix::fs::Dir::read_from(here)? {
-            let child = child?;
-            let child_name = child.file_name().to_bytes();
-            if child_name == b"." || child_name == b".." {
-                continue;
-            }
-            match rustix::fs::unlinkat(here, name(child_name), AtFlags::empty()) {
-                Ok(()) => {}
-                Err(Errno::ISDIR) => {
-                    deeper = Some((rustix::fs::openat(here, name(child_name), flags, Mode::empty())?, child_name.to_vec()));
-                    break;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        if let Some(next) = deeper {
-            stack.push(next);
+    let mut here = enter(directory.as_fd(), entry)?;
+    // Of each directory above `here`, which it is, and the name in it of the one on the way.
+    let mut above = Vec::new();
+    loop {
+        if let Some(child) = remove_all_but_directories(&here)? {
+            let next = enter(here.as_fd(), &child)?;
+            above.push((identity(&here)?, child));
+            here = next;
             continue;
         }
-        let Some((_, done)) = stack.pop() else { break };
-        match stack.last() {
-            Some((parent, _)) => rustix::fs::unlinkat(parent, name(&done), AtFlags::REMOVEDIR)?,
-            None => rustix::fs::unlinkat(&directory, name(&done), AtFlags::REMOVEDIR)?,
+        let Some((expected, child)) = above.pop() else { break };
+        let parent = rustix::fs::openat(&here, "..", DIRECTORY, Mode::empty())?;
+        if identity(&parent)? != expected {
+            return Err(Errno::STALE);
+        }
+        rustix::fs::unlinkat(&parent, name(&child), AtFlags::REMOVEDIR)?;
+        here = parent;
+    }
+    rustix::fs::unlinkat(&directory, name(entry), AtFlags::REMOVEDIR)
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+
+fn identity(directory: &OwnedFd) -> Result<(u64, u64), Errno> {
+    rustix::fs::fstat(directory).map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+/// Opens a directory whose content is to be removed, whatever mode an archive gave it.
+fn enter(parent: BorrowedFd<'_>, child: &[u8]) -> Result<OwnedFd, Errno> {
+    let open = || rustix::fs::openat(parent, name(child), DIRECTORY, Mode::empty());
+    let fd = match open() {
+        Err(Errno::ACCESS) => {
+            rustix::fs::chmodat(parent, name(child), Mode::RWXU, AtFlags::empty())?;
+            open()?
+        }
+        other => other?,
+    };
+    // It may be somebody else's, and then the removal says so.
+    let _ = rustix::fs::fchmod(&fd, Mode::RWXU);
+    Ok(fd)
+}
+
+/// Removes what is no directory, and gives the name of the first that is one.
+fn remove_all_but_directories(here: &OwnedFd) -> Result<Option<Vec<u8>>, Errno> {
+    for child in rustix::fs::Dir::read_from(here)? {
+        let child = child?;
+        let child = child.file_name().to_bytes();
+        if child == b"." || child == b".." {
+            continue;
+        }
+        match rustix::fs::unlinkat(here, name(child), AtFlags::empty()) {
+            Ok(()) => {}
+            Err(Errno::ISDIR) => return Ok(Some(child.to_vec())),
+            Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removes_a_tree_deeper_than_descriptors_or_stack_would_do_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = rustix::fs::open(dir.path(), DIRECTORY, Mode::empty()).unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("kept"), "x").unwrap();
+        let mut here = root.try_clone().unwrap();
+        for level in 0..1500 {
+            rustix::fs::mkdirat(&here, "d", Mode::RWXU).unwrap();
+            if level % 100 == 0 {
+                rustix::fs::mkdirat(&here, "side", Mode::RWXU).unwrap();
+                rustix::fs::symlinkat(outside.path(), &here, "link").unwrap();
+            }
+            here = rustix::fs::openat(&here, "d", DIRECTORY, Mode::empty()).unwrap();
+        }
+        remove(&root, b"d").unwrap();
+        assert!(!dir.path().join("d").exists() && outside.path().join("kept").exists());
+        // What std's way of doing it could not have removed must not be left to it by this test either.
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn removes_directories_that_an_archive_locked() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = rustix::fs::open(dir.path(), DIRECTORY, Mode::empty()).unwrap();
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::fs::write(dir.path().join("a/b/f"), "x").unwrap();
+        for path in ["a/b", "a"] {
+            std::fs::set_permissions(dir.path().join(path), std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+        }
+        remove(&root, b"a").unwrap();
+        assert!(!dir.path().join("a").exists());
+    }
 }

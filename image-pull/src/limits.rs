@@ -13,7 +13,7 @@ pub struct Limits {
     pub download_bytes: u64,
     /// Bytes of all layers of one image after decompression.
     pub unpacked_bytes: u64,
-    /// Archive entries of all layers of one image.
+    /// Archive entries of all layers of one image, and the directories they use without naming them.
     pub entries: u64,
     /// Decompressed bytes allowed for each compressed byte of a layer, once [`Self::ratio_floor`] is passed.
     pub ratio: u64,
@@ -21,6 +21,8 @@ pub struct Limits {
     pub ratio_floor: u64,
     /// Bytes of one path in an archive.
     pub path_bytes: usize,
+    /// Parts of one path in an archive. Every directory on the way costs memory and time, and taking a tree down takes as many steps.
+    pub path_parts: usize,
     /// Bytes of one PAX or GNU extension header.
     pub extension_bytes: u64,
     /// Extended attributes of one entry.
@@ -43,6 +45,7 @@ impl Default for Limits {
             ratio: 200,
             ratio_floor: 64 * MIB,
             path_bytes: 4096,
+            path_parts: 255,
             extension_bytes: MIB,
             xattrs: 64,
             signatures: 32,

@@ -13,12 +13,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::beneath;
 use crate::digest::Digest;
 
 /// The file system under the store failed.
@@ -184,8 +186,10 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
+        // Not by `std::fs::remove_dir_all`, which keeps a descriptor open for each level: what is removed here is what was refused.
         if let Some(path) = &self.path
-            && let Err(error) = fs::remove_dir_all(path)
+            && let Some(name) = path.file_name()
+            && let Err(error) = beneath::remove(&self.store.0.tmp, name.as_bytes())
         {
             tracing::error!(path = %path.display(), %error, "a refused layer could not be removed");
         }

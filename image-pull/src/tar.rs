@@ -74,12 +74,17 @@ impl EntryPath {
         }
         // A leading `/` means the image's root, as for containerd and umoci: builders such as umoci and ko write such names.
         let mut clean = Vec::with_capacity(raw.len());
+        let mut parts = 0usize;
         for part in raw.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".") {
             if part == b".." {
                 return Err(format!("the name {:?} leads out of its directory", shown()));
             }
             if part.len() > 255 {
                 return Err("a part of a name longer than 255 bytes".to_owned());
+            }
+            parts += 1;
+            if parts > limits.path_parts {
+                return Err(format!("a name of more than {} parts", limits.path_parts));
             }
             if !clean.is_empty() {
                 clean.push(b'/');

@@ -82,6 +82,16 @@ pub struct Options<'a> {
     pub entries: &'a AtomicU64,
 }
 
+impl Options<'_> {
+    /// One more thing that is made.
+    fn count(&self) -> Result<(), UnpackError> {
+        if self.entries.fetch_add(1, Ordering::Relaxed) >= self.limits.entries {
+            return Err(UnpackError::Entries(self.limits.entries));
+        }
+        Ok(())
+    }
+}
+
 struct Meta {
     mode: u32,
     uid: u32,
@@ -110,9 +120,7 @@ pub fn unpack<R: BufRead>(source: R, root: &Path, options: &Options<'_>) -> Resu
     let mut entries = 0u64;
     while let Some(entry) = archive.next_entry()? {
         entries += 1;
-        if options.entries.fetch_add(1, Ordering::Relaxed) >= options.limits.entries {
-            return Err(UnpackError::Entries(options.limits.entries));
-        }
+        options.count()?;
         layer.entry(entry, &mut archive)?;
     }
     layer.finish()?;
@@ -205,27 +213,43 @@ impl Layer<'_> {
 
     /// The directory an entry goes to; made if the archive has not named it.
     fn parent(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, UnpackError> {
-        match self.tree.directory(path) {
-            Ok(fd) => return Ok(fd),
-            // Not there, or something else is there: found out below, part by part.
-            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {}
-            Err(error) => return Err(system(path, "opening the directory")(error)),
+        if let Some(fd) = self.existing(path)? {
+            return Ok(fd);
         }
-        let (above, base) = match path.iter().rposition(|&b| b == b'/') {
-            Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default()),
-            None => (&[][..], path),
-        };
-        // As deep as a path has parts; the limit on its length bounds it.
-        let directory = self.parent(above)?;
-        match beneath::stat(&*directory, base).map_err(system(path, "looking it up"))? {
+        let mut directory = self.tree.root();
+        let mut length = 0;
+        for part in path.split(|&b| b == b'/') {
+            length += part.len() + usize::from(length > 0);
+            directory = self.step(&directory, part, path.get(..length).unwrap_or_default())?;
+        }
+        Ok(directory)
+    }
+
+    /// The directory, or `None` if it is not there or something else is.
+    fn existing(&mut self, path: &[u8]) -> Result<Option<Rc<OwnedFd>>, UnpackError> {
+        match self.tree.directory(path) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => Ok(None),
+            Err(error) => Err(system(path, "opening the directory")(error)),
+        }
+    }
+
+    /// From a directory to the one called `base` in it, whose path is `path`.
+    fn step(&mut self, directory: &OwnedFd, base: &[u8], path: &[u8]) -> Result<Rc<OwnedFd>, UnpackError> {
+        if let Some(fd) = self.existing(path)? {
+            return Ok(fd);
+        }
+        // One archive entry may imply hundreds of these.
+        self.options.count()?;
+        match beneath::stat(directory, base).map_err(system(path, "looking it up"))? {
             Some(stat) if is_whiteout(&stat) => {
-                rustix::fs::unlinkat(&*directory, name(base), AtFlags::empty()).map_err(system(path, "removing the whiteout"))?;
-                self.mkdir(&directory, base, path)?;
+                rustix::fs::unlinkat(directory, name(base), AtFlags::empty()).map_err(system(path, "removing the whiteout"))?;
+                self.mkdir(directory, base, path)?;
                 self.mark_opaque(path)?;
             }
             // Not followed, although it would stay beneath the root: tools that scan layers do not agree on where such an entry lands.
             Some(_) => return refuse(path, "a directory on the way is a link or a file in this layer"),
-            None => self.mkdir(&directory, base, path)?,
+            None => self.mkdir(directory, base, path)?,
         }
         self.implied.insert(path.to_vec());
         self.directories.insert(path.to_vec(), IMPLIED);

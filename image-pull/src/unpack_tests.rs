@@ -279,6 +279,15 @@ fn refuses_owners_that_mean_nobody() {
 fn refuses_more_than_the_limits() {
     let long = "a/".repeat(2100) + "b";
     refused(&Tar::default().pax(&[("path", long.as_bytes())]).file("f", b"").end(), "a name of 4201 bytes");
+    let deep =
+        |parts: usize| Tar::default().pax(&[("path", ["d/".repeat(parts - 1), "f".to_owned()].concat().as_bytes())]).file("f", b"").end();
+    refused(&deep(256), "a name of more than 255 parts");
+    let dir = good(&deep(255));
+    assert!(meta(&dir, &("d/".repeat(254) + "f")).is_file());
+    refused(
+        &Tar::default().pax(&[("linkpath", "d/".repeat(256).as_bytes())]).hard("h", "x").end(),
+        "a hard link to a name of more than 255 parts",
+    );
     refused(&Tar::default().pax(&[("path", &[b'a'; 256])]).file("f", b"").end(), "longer than 255 bytes");
     let keys: Vec<String> = (0..65).map(|n| format!("SCHILY.xattr.user.{n}")).collect();
     let records: Vec<(&str, &[u8])> = keys.iter().map(|key| (key.as_str(), &b"v"[..])).collect();

@@ -181,7 +181,7 @@ impl Layer<'_> {
             return refuse(path.as_bytes(), "an entry beneath a whiteout name");
         }
         if base == OPAQUE {
-            return self.opaque(parent);
+            return self.opaque(parent, path.as_bytes());
         }
         // What aufs kept for itself: `.wh..wh.aufs`, `.wh..wh.plnk/…`. Every unpacker leaves it out.
         if base.starts_with(WHITEOUT_META) || parent.starts_with(WHITEOUT_META) {
@@ -438,7 +438,14 @@ impl Layer<'_> {
         }
     }
 
-    fn opaque(&mut self, parent: &[u8]) -> Result<(), UnpackError> {
+    fn opaque(&mut self, parent: &[u8], path: &[u8]) -> Result<(), UnpackError> {
+        // Overlayfs does not look for the mark on a layer's root: everything the image's author deleted would be there again.
+        if parent.is_empty() {
+            return refuse(
+                path,
+                "an opaque whiteout of the root, which an overlay of layers cannot express: delete the files one by one, or begin from scratch",
+            );
+        }
         self.parent(parent)?;
         self.mark_opaque(parent)
     }

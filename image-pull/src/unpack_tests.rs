@@ -374,6 +374,13 @@ fn ac42_refuses_whiteouts_of_no_name_and_links_to_whiteouts() {
 }
 
 #[test]
+fn ac75_refuses_an_opaque_whiteout_of_the_root_which_would_hide_nothing() {
+    for name in [".wh..wh..opq", "./.wh..wh..opq", "/.wh..wh..opq"] {
+        refused(&Tar::default().dir("./", 0o755).file(name, b"").end(), "an opaque whiteout of the root");
+    }
+}
+
+#[test]
 fn refuses_whiteouts_it_cannot_make_rather_than_leaving_them_out() {
     if is_root() {
         return; // root can make them; that they are made is tested above

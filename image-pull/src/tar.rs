@@ -447,10 +447,13 @@ impl RawHeader<'_> {
             }
         };
         let directory_name = raw_path.ends_with(b"/");
+        // The kernel's own bounds. Beyond them mknod(2) drops bits without a word, and 4096:0 would become 0:0, overlayfs's whiteout.
         let device = || -> Result<(u32, u32), String> {
-            let number =
-                |from| u32::try_from(self.number(from, 8, "a device number")?).map_err(|_| "a device number out of range".to_owned());
-            Ok((number(329)?, number(337)?))
+            let number = |from, what: &str, bound: u32| {
+                let value = self.number(from, 8, what)?;
+                u32::try_from(value).ok().filter(|&n| n < bound).ok_or_else(|| format!("{what} {value}, expected one below {bound}"))
+            };
+            Ok((number(329, "the device's major number", 1 << 12)?, number(337, "the device's minor number", 1 << 20)?))
         };
         let kind = match self.kind() {
             0 if directory_name => Kind::Directory,

@@ -251,6 +251,20 @@ fn refuses_attributes_that_are_overlayfs_own_or_unknown() {
 #[test]
 fn refuses_devices_that_are_whiteouts_in_disguise() {
     refused(&Tar::default().device("x", b'3', 0, 0).end(), "which is overlayfs's whiteout");
+    // Numbers of which only zeros would be left in a device number.
+    for (major, minor, expected) in [
+        (1 << 12, 0, "the device's major number 4096, expected one below 4096"),
+        (0, 1 << 20, "the device's minor number 1048576, expected one below 1048576"),
+        (1 << 20, 1 << 20, "the device's major number"),
+    ] {
+        for kind in [b'3', b'4'] {
+            refused(&Tar::default().device("x", kind, major, minor).end(), expected);
+        }
+    }
+    let mut header = Tar::header(b"x", b'3', 0, b"", 0o600);
+    header[329..337].copy_from_slice(&[0x80, 0, 0, 1, 0, 0, 0, 0]);
+    Tar::seal(&mut header);
+    refused(&Tar::default().raw(header, b"").end(), "the device's major number 4294967296");
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! Not a general tar library. It knows the types a layer may hold (OCI image-spec "layer.md") and refuses the rest, and it refuses every archive that
 //! two readers could take for two different trees: a PAX size that contradicts the header, a name given twice, data after a link, entries after the
-//! end of the archive.
+//! end of the archive, a number that goes on after its end. The reader it is measured against is Go's `archive/tar`, which registries, builders and
+//! scanners read layers with: what that reads otherwise is refused.
 //!
 //! **Invariant:** the place of the next header follows from one number only, the checked size of the entry before it.
 //!
@@ -176,6 +177,7 @@ impl<'l, R: BufRead> Archive<'l, R> {
             };
             let header = RawHeader(&block);
             header.verify_checksum().map_err(fail)?;
+            header.gnu_times().map_err(fail)?;
             match header.kind() {
                 b'x' => {
                     let body = self.extension(&header).map_err(|e| e.at(start))?;
@@ -369,9 +371,16 @@ impl RawHeader<'_> {
                 i64::try_from(value).map_err(|_| wrong())
             }
             _ => {
-                let text = field.split(|&b| b == 0).next().unwrap_or_default().trim_ascii();
+                let end = field.iter().position(|&b| b == 0).unwrap_or(field.len());
+                let (text, rest) = field.split_at(end);
+                // Go drops zero bytes at both ends before it reads digits, so `\0` and digits are a number to it and nothing to others.
+                if rest.iter().any(|&b| b != 0 && b != b' ') {
+                    return Err(format!("{what} goes on after its end"));
+                }
+                let begin = text.iter().position(|&b| b != b' ').unwrap_or(text.len());
+                let end = text.iter().rposition(|&b| b != b' ').map_or(begin, |last| last + 1);
                 let mut value = 0i64;
-                for &digit in text {
+                for &digit in text.get(begin..end).unwrap_or_default() {
                     if !(b'0'..=b'7').contains(&digit) {
                         return Err(wrong());
                     }
@@ -380,6 +389,21 @@ impl RawHeader<'_> {
                 Ok(value)
             }
         }
+    }
+
+    /// GNU's headers have the times of access and change where ustar's have a prefix of the name. Go takes them for a prefix all the same if they are no
+    /// numbers (its issues 12594 and 21005), so there they must be numbers or absent.
+    fn gnu_times(&self) -> Result<(), String> {
+        if self.field(257, 8) != b"ustar  \0" {
+            return Ok(());
+        }
+        for (from, what) in [(345, "the time of access"), (357, "the time of change")] {
+            if self.field(from, 1) != [0] {
+                self.number(from, 12, what)
+                    .map_err(|e| format!("a GNU header in which {e}: other readers take it for a part of the name"))?;
+            }
+        }
+        Ok(())
     }
 
     fn size(&self) -> Result<u64, String> {

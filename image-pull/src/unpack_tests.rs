@@ -173,6 +173,55 @@ fn ac42_refuses_sizes_that_contradict() {
     refused(&Tar::default().raw(Tar::header(b"f", b'0', 1 << 30, b"", 0o644), b"x").end(), "ends inside an entry");
 }
 
+/// A header with these bytes at this place, its checksum made to fit.
+fn with(at: usize, bytes: &[u8]) -> [u8; 512] {
+    let mut header = Tar::header(b"f", b'0', 0, b"", 0o644);
+    header[at..at + bytes.len()].copy_from_slice(bytes);
+    Tar::seal(&mut header);
+    header
+}
+
+#[test]
+fn ac42_refuses_numbers_that_two_readers_take_differently() {
+    // Digits after the end, or after a leading zero byte, which Go skips: the size there says 512, here it would say 0.
+    for bytes in [b"\x000000001000\0".as_slice(), b"0\x00000001000\0", b"0000000\x0010 \0", b"          \x001"] {
+        refused(&Tar::default().raw(with(124, bytes), b"").end(), "the size goes on after its end");
+    }
+    for (at, what) in [(100, "the mode"), (108, "the owner"), (116, "the group")] {
+        refused(&Tar::default().raw(with(at, b"\x000644\0"), b"").end(), &format!("{what} goes on after its end"));
+    }
+    refused(&Tar::default().raw(with(136, b"0\x000000001\0"), b"").end(), "the modification time goes on after its end");
+    let mut header = Tar::header(b"f", b'0', 0, b"", 0o644);
+    header[155] = b'1';
+    refused(&Tar::default().raw(header, b"").end(), "the checksum goes on after its end");
+    // Other white space is none to Go.
+    refused(&Tar::default().raw(with(124, b"\t0000000000\0"), b"").end(), "the size is no number");
+    refused(&Tar::default().raw(with(124, b"0000 0000000"), b"").end(), "the size is no number");
+    // What writers do: spaces before and after, no end, nothing at all.
+    for bytes in [b"          0 ".as_slice(), b"000000000000", b"0 \0\0 \0\0\0\0\0\0\0", b"\0\0\0\0\0\0\0\0\0\0\0\0", b"            "] {
+        good(&Tar::default().raw(with(124, bytes), b"").end());
+    }
+}
+
+#[test]
+fn ac42_refuses_gnu_headers_with_what_others_take_for_a_prefix_of_the_name() {
+    let gnu = |at: usize, bytes: &[u8]| {
+        let mut header = Tar::header(b"f", b'0', 0, b"", 0o644);
+        header[257..265].copy_from_slice(b"ustar  \0");
+        header[at..at + bytes.len()].copy_from_slice(bytes);
+        Tar::seal(&mut header);
+        Tar::default().raw(header, b"").end()
+    };
+    refused(&gnu(345, b"etc"), "the time of access is no number: other readers take it for a part of the name");
+    refused(&gnu(345, b"777\x007"), "the time of access goes on after its end");
+    refused(&gnu(357, b"x"), "the time of change is no number");
+    for (at, bytes) in
+        [(345, b"14524770400\x0014524770400\0".as_slice()), (357, b"14524770400\0"), (345, &[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])]
+    {
+        assert!(meta(&good(&gnu(at, bytes)), "f").is_file());
+    }
+}
+
 #[test]
 fn ac42_refuses_extension_headers_that_two_readers_take_differently() {
     let pax = |records: &[(&str, &[u8])]| Tar::default().pax(records);

@@ -35,7 +35,7 @@ use crate::unpack::{Ownership, UnpackError};
 /// How to pull. The defaults are the strict ones.
 #[derive(Debug, Clone)]
 pub struct PullConfig {
-    /// `host:port` of registries with which plain HTTP is spoken. Digests pin every byte all the same.
+    /// `host:port` of registries with which plain HTTP is spoken. Digests pin every byte all the same; no login is sent to them.
     pub insecure_registries: Vec<String>,
     /// Further certificate authorities, PEM.
     pub extra_ca: Vec<String>,

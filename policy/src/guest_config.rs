@@ -144,7 +144,7 @@ pub struct ImageConfig {
     pub authenticated_registry_credentials_uri: Option<ResourceUri>,
     /// Further roots for registries' TLS, each PEM.
     pub extra_root_certificates: Vec<String>,
-    /// Registries (`host[:port]`) spoken to by plain HTTP. Digests still pin every byte.
+    /// Registries (`host[:port]`) spoken to by plain HTTP. Digests still pin every byte; no login is sent to them.
     pub insecure_registries: Vec<String>,
     /// Layers downloaded at the same time.
     pub max_concurrent_layer_downloads: Option<u32>,
@@ -433,7 +433,7 @@ pub struct Documents {
     pub image_security_policy_uri: Option<String>,
     /// Where the registry credentials are.
     pub authenticated_registry_credentials_uri: Option<String>,
-    /// Registries spoken to by plain HTTP.
+    /// Registries spoken to by plain HTTP, to which no login is sent.
     pub insecure_registries: Vec<String>,
     /// Further roots for registries (PEM).
     pub extra_root_certificates: Vec<String>,

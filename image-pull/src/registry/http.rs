@@ -5,6 +5,8 @@
 //!
 //! **Invariant:** plain HTTP is spoken with listed hosts only, and no answer of a registry adds to the list.
 //! **Invariant:** `Authorization` is sent to the registry's own origin and, as a login, to its token service; a redirect never carries it elsewhere.
+//! **Invariant:** a login goes over TLS only, and only on the word of a challenge that came over TLS: who may write a challenge into plain HTTP names the token
+//! service too. Digests pin what comes from a registry of plain HTTP; nothing would guard what goes there.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -28,7 +30,7 @@ use crate::registry::{BlobReader, RawManifest, Registry, RegistryError, Version}
 /// How to reach registries.
 #[derive(Debug, Clone)]
 pub struct HttpConfig {
-    /// `host:port` (or `host`) with which plain HTTP is spoken.
+    /// `host:port` (or `host`) with which plain HTTP is spoken. No login is sent to them, nor to a token service that one of them names.
     pub insecure_registries: BTreeSet<String>,
     /// Further certificate authorities, PEM.
     pub extra_ca: Vec<String>,
@@ -257,6 +259,9 @@ impl HttpRegistry {
         let offered: Vec<Challenge> =
             response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|value| challenge(value.to_str().ok()?)).collect();
         let login = self.0.config.credentials.find(request.image);
+        if login.is_some() && !offered.is_empty() {
+            not_in_clear(url)?;
+        }
         let basic = login.map(|login| {
             use base64::Engine;
             let pair = Zeroizing::new(format!("{}:{}", login.user, login.password.as_str()));
@@ -287,6 +292,9 @@ impl HttpRegistry {
         }
         let mut url = from.join(realm).map_err(|_| protocol(from, "the token service's address is malformed"))?;
         self.may_go(from, &url)?;
+        if basic.is_some() {
+            not_in_clear(&url)?;
+        }
         let actions = if request.write { "pull,push" } else { "pull" };
         url.query_pairs_mut().append_pair("scope", &format!("repository:{}:{actions}", request.image.repository()));
         if let Some(service) = service {
@@ -326,6 +334,11 @@ impl HttpRegistry {
         let response = self.send(Request { image, method: Method::GET, url, write: false, headers, body: None }).await?;
         expect(response, &[StatusCode::OK, StatusCode::PARTIAL_CONTENT])
     }
+}
+
+/// Refuses a place to which a login would go in clear.
+fn not_in_clear(url: &Url) -> Result<(), RegistryError> {
+    if url.scheme() == "https" { Ok(()) } else { Err(RegistryError::LoginInClear { url: shown(url) }) }
 }
 
 pub(crate) fn protocol(url: &Url, what: impl Into<String>) -> RegistryError {

@@ -1,7 +1,10 @@
 //! Tests of the HTTP client against servers on the loopback that answer as the test says. Attack case AC-47.
 
+use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -40,6 +43,60 @@ async fn serve(answer: impl Fn(&str, usize) -> Vec<u8> + Send + 'static) -> (Str
     (address, seen)
 }
 
+/// A certificate for 127.0.0.1 until the year 2100, signed by its own key: made by `openssl ca -selfsign` for these tests and never used for anything else.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBYDCCAQWgAwIBAgIBATAKBggqhkjOPQQDAjAXMRUwEwYDVQQDDAxrYXRhLWNj
+IHRlc3QwIBcNMDAwMTAxMDAwMDAwWhgPMjEwMDAxMDEwMDAwMDBaMBcxFTATBgNV
+BAMMDGthdGEtY2MgdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABPtpoSNe
+bbS7L68l2KPrWS5i6c+ETHqhO/qJCVsdMUA8zbMycYG6lL0hMLw15ry+oOqh9qZD
+NSHMSrFh+ohtrMSjQDA+MA8GA1UdEQQIMAaHBH8AAAEwDAYDVR0TAQH/BAIwADAd
+BgNVHQ4EFgQUcVv+rZGRTb31kUvA1lwaJjqAmWcwCgYIKoZIzj0EAwIDSQAwRgIh
+ANpqK/AOHxLJg/UViWGwmlmlrgg1j//fjN5pjj2IyEWNAiEAo/8Lqh0l3OLsVCLe
+uE4Lr+a+cL7CEpJBhRcJcn8G9/Q=
+-----END CERTIFICATE-----
+";
+const CERTIFICATE_KEY: &str = "-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgEnGjZk/BrZ0Jc3QW
+O6qzepL9c9Irfbiw/1nO3sc64eqhRANCAAT7aaEjXm20uy+vJdij61kuYunPhEx6
+oTv6iQlbHTFAPM2zMnGBupS9ITC8Nea8vqDqofamQzUhzEqxYfqIbazE
+-----END PRIVATE KEY-----
+";
+
+/// The same over TLS.
+fn serve_tls(answer: impl Fn(&str, usize) -> Vec<u8> + Send + 'static) -> (String, Seen) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let seen = Seen::default();
+    let log = Arc::clone(&seen);
+    let certificate = CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(CERTIFICATE_KEY.as_bytes()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let config = Arc::new(config);
+    std::thread::spawn(move || {
+        for (count, stream) in listener.incoming().enumerate() {
+            let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut stream = rustls::StreamOwned::new(connection, stream.unwrap());
+            let mut request = Vec::new();
+            let mut byte = [0u8; 1];
+            while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
+                request.push(byte[0]);
+            }
+            let request = String::from_utf8(request).unwrap().to_lowercase();
+            let bytes = answer(&request, count);
+            log.lock().unwrap().push(request);
+            let _ = stream.write_all(&bytes);
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        }
+    });
+    (address, seen)
+}
+
 fn answer(status: &str, headers: &[String], body: &[u8]) -> Vec<u8> {
     let mut text = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
     for header in headers {
@@ -55,7 +112,7 @@ fn client(insecure: &[&str], login_for: Option<&str>) -> HttpRegistry {
         Credentials::parse(&Secret::new(config.into_bytes())).unwrap()
     });
     let insecure_registries = insecure.iter().map(|&host| host.to_owned()).collect();
-    HttpRegistry::new(HttpConfig { insecure_registries, credentials, ..HttpConfig::default() }).unwrap()
+    HttpRegistry::new(HttpConfig { insecure_registries, credentials, extra_ca: vec![CERTIFICATE.to_owned()], public_ca: false }).unwrap()
 }
 
 fn image(host: &str) -> Reference {
@@ -71,12 +128,11 @@ async fn a_redirect_never_carries_the_credential_to_another_host() {
     let blob = b"layer bytes";
     let (cdn, cdn_seen) = serve(move |_, _| answer("200 OK", &[], blob)).await;
     let to = format!("location: http://{cdn}/bucket?signature=s3cret");
-    let (registry, seen) = serve(move |request, _| match authorization(request) {
+    let (registry, seen) = serve_tls(move |request, _| match authorization(request) {
         None => answer("401 Unauthorized", &["www-authenticate: Basic realm=\"r\"".to_owned()], b""),
         Some(_) => answer("307 Temporary Redirect", std::slice::from_ref(&to), b""),
-    })
-    .await;
-    let client = client(&[&registry, &cdn], Some(&registry));
+    });
+    let client = client(&[&cdn], Some(&registry));
     let bytes = small_blob(&client, &image(&registry), &Digest::of(blob), 100, "blob").await.unwrap();
     assert_eq!(bytes, blob);
     assert!(authorization(&seen.lock().unwrap()[1]).is_some());
@@ -100,14 +156,13 @@ async fn a_redirect_to_an_unlisted_plain_or_local_address_is_not_followed_and_sh
 
 #[tokio::test]
 async fn answers_a_bearer_challenge_once_and_keeps_the_token() {
-    let (tokens, tokens_seen) = serve(|_, _| answer("200 OK", &[], br#"{"token":"t0ken"}"#)).await;
-    let challenge = format!("www-authenticate: Bearer realm=\"http://{tokens}/token\",service=\"registry\"");
-    let (registry, seen) = serve(move |request, _| match authorization(request) {
+    let (tokens, tokens_seen) = serve_tls(|_, _| answer("200 OK", &[], br#"{"token":"t0ken"}"#));
+    let challenge = format!("www-authenticate: Bearer realm=\"https://{tokens}/token\",service=\"registry\"");
+    let (registry, seen) = serve_tls(move |request, _| match authorization(request) {
         Some("bearer t0ken") => answer("200 OK", &["content-type: application/vnd.oci.image.manifest.v1+json".to_owned()], b"{}"),
         _ => answer("401 Unauthorized", std::slice::from_ref(&challenge), b""),
-    })
-    .await;
-    let client = client(&[&registry, &tokens], Some(&registry));
+    });
+    let client = client(&[], Some(&registry));
     for _ in 0..2 {
         pinned_manifest(&client, &image(&registry), &Digest::of(b"{}"), 100).await.unwrap();
     }
@@ -123,17 +178,59 @@ async fn answers_a_bearer_challenge_once_and_keeps_the_token() {
 async fn a_token_service_on_an_unlisted_plain_host_gets_no_login() {
     let (tokens, tokens_seen) = serve(|_, _| answer("200 OK", &[], br#"{"token":"t"}"#)).await;
     let challenge = format!("www-authenticate: Bearer realm=\"http://{tokens}/token\"");
-    let (registry, _) = serve(move |_, _| answer("401 Unauthorized", std::slice::from_ref(&challenge), b"")).await;
-    let client = client(&[&registry], Some(&registry));
+    let (registry, _) = serve_tls(move |_, _| answer("401 Unauthorized", std::slice::from_ref(&challenge), b""));
+    let client = client(&[], Some(&registry));
     let error = client.manifest(&image(&registry), Version::Tag("1"), 100).await.unwrap_err();
     assert!(matches!(error, RegistryError::Redirect { .. }), "{error}");
     assert!(tokens_seen.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn a_refused_login_ends_the_matter() {
+async fn no_login_goes_to_a_listed_plain_registry() {
     let (registry, seen) = serve(|_, _| answer("401 Unauthorized", &["www-authenticate: Basic realm=\"r\"".to_owned()], b"")).await;
     let error = client(&[&registry], Some(&registry)).manifest(&image(&registry), Version::Tag("1"), 100).await.unwrap_err();
+    assert!(matches!(error, RegistryError::LoginInClear { .. }), "{error}");
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+    let seen = seen.lock().unwrap();
+    assert!(seen.len() == 1 && authorization(&seen[0]).is_none(), "{seen:?}");
+}
+
+#[tokio::test]
+async fn no_login_goes_to_a_token_service_that_plain_http_named_or_that_speaks_it() {
+    // Whoever sits between writes the challenge, and may have a certificate for a host of his own.
+    let (tokens, tokens_seen) = serve_tls(|_, _| answer("200 OK", &[], br#"{"token":"t"}"#));
+    let challenge = format!("www-authenticate: Bearer realm=\"https://{tokens}/token\"");
+    let (registry, _) = serve(move |_, _| answer("401 Unauthorized", std::slice::from_ref(&challenge), b"")).await;
+    let error = client(&[&registry], Some(&registry)).manifest(&image(&registry), Version::Tag("1"), 100).await.unwrap_err();
+    assert!(matches!(error, RegistryError::LoginInClear { .. }), "{error}");
+    assert!(tokens_seen.lock().unwrap().is_empty());
+
+    let (tokens, tokens_seen) = serve(|_, _| answer("200 OK", &[], br#"{"token":"t"}"#)).await;
+    let challenge = format!("www-authenticate: Bearer realm=\"http://{tokens}/token\"");
+    let (registry, _) = serve_tls(move |_, _| answer("401 Unauthorized", std::slice::from_ref(&challenge), b""));
+    let error = client(&[&tokens], Some(&registry)).manifest(&image(&registry), Version::Tag("1"), 100).await.unwrap_err();
+    assert!(matches!(error, RegistryError::LoginInClear { .. }), "{error}");
+    assert!(tokens_seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_listed_plain_registry_is_read_with_the_token_anybody_gets() {
+    let (tokens, tokens_seen) = serve(|_, _| answer("200 OK", &[], br#"{"token":"t0ken"}"#)).await;
+    let challenge = format!("www-authenticate: Bearer realm=\"http://{tokens}/token\"");
+    let (registry, _) = serve(move |request, _| match authorization(request) {
+        Some("bearer t0ken") => answer("200 OK", &[], b"{}"),
+        _ => answer("401 Unauthorized", std::slice::from_ref(&challenge), b""),
+    })
+    .await;
+    let client = client(&[&registry, &tokens], Some("another.example"));
+    pinned_manifest(&client, &image(&registry), &Digest::of(b"{}"), 100).await.unwrap();
+    assert_eq!(authorization(&tokens_seen.lock().unwrap()[0]), None);
+}
+
+#[tokio::test]
+async fn a_refused_login_ends_the_matter() {
+    let (registry, seen) = serve_tls(|_, _| answer("401 Unauthorized", &["www-authenticate: Basic realm=\"r\"".to_owned()], b""));
+    let error = client(&[], Some(&registry)).manifest(&image(&registry), Version::Tag("1"), 100).await.unwrap_err();
     assert!(error.to_string().contains("401: no or wrong credentials"), "{error}");
     assert_eq!(seen.lock().unwrap().len(), 2);
 }

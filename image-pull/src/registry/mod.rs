@@ -57,6 +57,15 @@ pub enum RegistryError {
         /// Why not.
         why: &'static str,
     },
+    /// A login would go where everybody on the way reads it.
+    #[error(
+        "{url}: a login is asked for, and there is one for this image, but no login is sent over plain HTTP: take the registry off the list of insecure ones, \
+         or its login out of the credentials"
+    )]
+    LoginInClear {
+        /// Where it would go or who asks for it, without query.
+        url: String,
+    },
     /// The bytes are not those asked for.
     #[error("{what} of {reference}: expected the digest {expected}, found {found}")]
     Digest {

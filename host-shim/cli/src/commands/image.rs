@@ -75,7 +75,7 @@ pub(crate) struct Sign {
 /// How to reach registries.
 #[derive(clap::Args)]
 struct RegistryArgs {
-    /// Registry to speak plain HTTP with; may be given several times.
+    /// Registry to speak plain HTTP with; may be given several times. No login is sent to it.
     #[arg(long, value_name = "HOST:PORT")]
     insecure_registry: Vec<String>,
     /// Further root certificate (PEM) for registries; may be given several times.

@@ -105,7 +105,7 @@ struct DocumentArgs {
     /// Further root certificate (PEM) for registries; may be given several times.
     #[arg(long, value_name = "FILE")]
     registry_ca: Vec<PathBuf>,
-    /// Registry that may be reached by plain HTTP; may be given several times. Digests still pin every byte.
+    /// Registry that may be reached by plain HTTP; may be given several times. Digests still pin every byte; no login is sent to it.
     #[arg(long, value_name = "HOST:PORT")]
     insecure_registry: Vec<String>,
     /// Digest algorithm: sha256 (fits SEV-SNP exactly), sha384 (fits TDX exactly), sha512. Default: sha256.

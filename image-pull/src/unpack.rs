@@ -293,12 +293,11 @@ impl Layer<'_> {
             Ok(()) => {}
             Err(Errno::EXIST) => match beneath::stat(directory, base).map_err(system(bytes, "looking it up"))? {
                 Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {}
-                Some(stat) => {
+                Some(_) => {
                     self.clear(directory, bytes, base)?;
                     self.mkdir(directory, base, bytes)?;
-                    if is_whiteout(&stat) {
-                        self.mark_opaque(bytes)?;
-                    }
+                    // Whatever it was, file, link or whiteout, it hid what lower layers have under this name, and that must not come back.
+                    self.mark_opaque(bytes)?;
                 }
                 None => self.mkdir(directory, base, bytes)?,
             },

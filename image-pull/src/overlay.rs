@@ -2,7 +2,7 @@
 //!
 //! An archive may hold `tmp/x` and no `tmp/`. In one file system, unpacked layer on layer, `tmp` keeps the mode it had; in an overlay the directory of
 //! the upper layer would cover it, and `/tmp` would lose its sticky bit. So such directories take owner, mode and time from the topmost layer below
-//! that has them.
+//! that has them, unless the layer itself hides that one: with a whiteout it said that nothing of what was there is to come through.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -53,6 +53,23 @@ enum Below {
     Nothing,
 }
 
+fn is_opaque(directory: &OwnedFd) -> bool {
+    let mut value = [0u8; 2];
+    rustix::fs::fgetxattr(directory, "trusted.overlay.opaque", &mut value[..]) == Ok(1)
+}
+
+/// Whether a layer hides what lower ones have of its own directory: that directory, or one on the way to it, is opaque.
+fn hides(tree: &mut Tree, path: &[u8]) -> Result<bool, Errno> {
+    let ends = path.iter().enumerate().filter(|&(_, &b)| b == b'/').map(|(at, _)| at).chain([path.len()]);
+    for end in ends {
+        let directory = tree.directory(path.get(..end).unwrap_or_default())?;
+        if is_opaque(&directory) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn look(tree: &mut Tree, path: &[u8]) -> Result<Below, Errno> {
     let mut directory: Rc<OwnedFd> = tree.root();
     let mut opaque = false;
@@ -66,8 +83,7 @@ fn look(tree: &mut Tree, path: &[u8]) -> Result<Below, Errno> {
                 if length == path.len() {
                     return Ok(Below::Here(Box::new(stat)));
                 }
-                let mut value = [0u8; 2];
-                opaque |= rustix::fs::fgetxattr(&*directory, "trusted.overlay.opaque", &mut value[..]) == Ok(1);
+                opaque |= is_opaque(&directory);
             }
             Some(_) => return Ok(Below::Hidden),
         }
@@ -86,6 +102,9 @@ pub(crate) fn settle_implied(layers: &[(PathBuf, Arc<BTreeSet<Vec<u8>>>)], owner
         let mut tree = Tree::open(path).map_err(failed(path.as_os_str().as_bytes(), "opening the layer"))?;
         // Set from the deepest up: setting a directory's own time is then the last thing that happens to it.
         for directory in implied.iter().rev() {
+            if hides(&mut tree, directory).map_err(failed(directory, "looking for its whiteouts"))? {
+                continue;
+            }
             for below in trees.iter_mut().rev() {
                 match look(below, directory).map_err(failed(directory, "looking it up in a layer below"))? {
                     Below::Nothing => {}

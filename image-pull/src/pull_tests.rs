@@ -122,6 +122,33 @@ async fn an_implied_directory_takes_nothing_from_below_an_opaque_one() {
     assert_eq!(std::fs::metadata(image.layers[2].path.join("d/e")).unwrap().mode() & 0o7777, 0o755);
 }
 
+#[tokio::test]
+async fn an_implied_directory_takes_nothing_from_what_its_own_layer_hides() {
+    if !needs_root("an_implied_directory_takes_nothing_from_what_its_own_layer_hides") {
+        return;
+    }
+    let bench = Bench::new();
+    let mut low = Tar::default();
+    for directory in ["opaque", "opaque/e", "gone", "gone/e", "kept", "kept/e"] {
+        low = low.dir(directory, 0o1777);
+    }
+    let high = Tar::default()
+        .dir("opaque", 0o755)
+        .file("opaque/.wh..wh..opq", b"")
+        .file("opaque/e/f", b"1")
+        .file(".wh.gone", b"")
+        .file("gone/e/f", b"1")
+        .file("kept/e/f", b"1");
+    let image = bench.pull(&bench.registry.image(&[low, high].map(|tar| Layer::gzip(&tar.end())))).await.unwrap();
+    let meta = |path: &str| std::fs::metadata(image.layers[1].path.join(path)).unwrap();
+    for path in ["opaque/e", "gone", "gone/e"] {
+        assert_eq!((meta(path).mode() & 0o7777, meta(path).mtime()), (0o755, 0), "{path}");
+    }
+    for path in ["kept", "kept/e"] {
+        assert_eq!((meta(path).mode() & 0o7777, meta(path).mtime()), (0o1777, 1_700_000_000), "{path}");
+    }
+}
+
 // Signatures: AC-46, AC-73.
 
 /// A fixed test key pair: never used for anything else.

@@ -139,6 +139,43 @@ async fn ac41_refuses_a_content_type_that_contradicts_and_a_repeated_key() {
 }
 
 #[tokio::test]
+async fn ac41_refuses_known_keys_in_other_letters_and_annotations_given_twice() {
+    let bench = Bench::new();
+    let layers = [Layer::gzip(&archive(1))];
+    let good = bench.registry.manifest_value(&layers, &config_of(&layers)).to_string();
+    let pull = |text: String| {
+        let digest = Digest::of(text.as_bytes());
+        bench.registry.manifests.lock().unwrap().insert(digest.to_string(), (text.into_bytes(), None));
+        reference(&digest)
+    };
+    for (key, known) in [
+        ("Layers", "layers"),
+        ("LAYERS", "layers"),
+        ("layer\u{17f}", "layers"),
+        ("Manifests", "manifests"),
+        ("mediatype", "mediaType"),
+        ("schemaversion", "schemaVersion"),
+        ("Config", "config"),
+    ] {
+        let text = bench.refused(bench.pull(&pull(good.replacen('{', &format!("{{\"{key}\":[],"), 1))).await);
+        assert!(text.contains(&format!("the key {key:?}, which some readers take for {known:?}")), "{text}");
+    }
+    // Deeper: in a descriptor, and in what nobody asks for.
+    let deeper = good.replacen("\"annotations\":", "\"Digest\":\"x\",\"annotations\":", 1);
+    let text = bench.refused(bench.pull(&pull(deeper)).await);
+    assert!(text.contains("take for \"digest\""), "{text}");
+    let unknown = good.replacen('{', "{\"x\":[{\"y\":1,\"y\":2}],", 1);
+    let text = bench.refused(bench.pull(&pull(unknown)).await);
+    assert!(text.contains("the key \"y\" twice"), "{text}");
+    let twice = good.replacen("\"annotations\":{", "\"annotations\":{\"a\":\"1\",\"a\":\"2\"", 1);
+    let text = bench.refused(bench.pull(&pull(twice)).await);
+    assert!(text.contains("the key \"a\" twice"), "{text}");
+    // Annotations are the author's own, and may be called like anything.
+    let own = good.replacen("\"annotations\":{", "\"annotations\":{\"Layers\":\"1\",\"layers\":\"2\",\"digest\":\"\"", 1);
+    bench.pull(&pull(own)).await.unwrap();
+}
+
+#[tokio::test]
 async fn ac41_refuses_a_configuration_that_does_not_fit() {
     let layers = [Layer::gzip(&archive(1))];
     let cases: [(Alter, &str); 4] = [

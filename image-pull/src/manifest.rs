@@ -1,14 +1,15 @@
 //! Manifests, indexes and configurations: bytes of known digest in, checked values out.
 //!
-//! Strict where two readers could see two images (both `layers` and `manifests`, a media type that contradicts the content, a key given twice) and where a layer
-//! could come from elsewhere (`urls`, foreign and non-distributable layers).
+//! Strict where two readers could see two images (both `layers` and `manifests`, a media type that contradicts the content, a key given twice or
+//! in other letters) and where a layer could come from elsewhere (`urls`, foreign and non-distributable layers).
 //!
 //! Format: OCI image-spec 1.1 "manifest.md", "image-index.md", "config.md"; Docker image manifest V2, schema 2.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use crate::compress::Compression;
 use crate::digest::Digest;
@@ -109,6 +110,105 @@ struct Document {
     fs_layers: Option<serde::de::IgnoredAny>,
 }
 
+/// Keys that mean something to a reader of manifests.
+const KEYS: [&str; 17] = [
+    "schemaVersion",
+    "mediaType",
+    "artifactType",
+    "config",
+    "layers",
+    "manifests",
+    "fsLayers",
+    "digest",
+    "size",
+    "urls",
+    "annotations",
+    "data",
+    "subject",
+    "platform",
+    "os",
+    "architecture",
+    "variant",
+];
+
+/// A key as Go's `encoding/json`, which registries and other runtimes read manifests with, compares it: in any letters, and with the two letters beyond ASCII
+/// that have an ASCII one for a lower or upper case.
+fn folded(key: &str) -> String {
+    let fold = |letter| match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    };
+    key.chars().map(fold).collect()
+}
+
+/// Goes through a document and fails where two readers could see two: at a key given twice, and at a known one in other letters.
+struct Unambiguous {
+    /// Within `annotations` keys are the author's own.
+    own_keys: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Unambiguous {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Unambiguous {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut seen = BTreeSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if !self.own_keys
+                && let Some(known) = KEYS.iter().find(|&&known| known != key && folded(known) == folded(&key))
+            {
+                return Err(A::Error::custom(format_args!("the key {key:?}, which some readers take for {known:?}")));
+            }
+            map.next_value_seed(Self { own_keys: key == "annotations" })?;
+            if let Some(key) = seen.replace(key) {
+                return Err(A::Error::custom(format_args!("the key {key:?} twice")));
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(Self { own_keys: self.own_keys })?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+}
+
 /// A layer as the manifest describes it.
 #[derive(Clone)]
 pub(crate) struct LayerDescriptor {
@@ -132,7 +232,10 @@ pub(crate) enum Manifest {
 }
 
 fn document(raw: &RawManifest) -> Result<(Document, bool), ManifestError> {
-    let document: Document = serde_json::from_slice(&raw.bytes).map_err(|source| ManifestError::Json { what: "image manifest", source })?;
+    let json = |source| ManifestError::Json { what: "image manifest", source };
+    let document: Document = serde_json::from_slice(&raw.bytes).map_err(json)?;
+    // The end of the document was looked for above.
+    Unambiguous { own_keys: false }.deserialize(&mut serde_json::Deserializer::from_slice(&raw.bytes)).map_err(json)?;
     if document.schema_version != 2 || document.fs_layers.is_some() {
         return refused(format!("schema version {}: only 2 is supported", document.schema_version));
     }

@@ -18,6 +18,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use ctr::cipher::{KeyIvInit, StreamCipher};
 use ring::rand::SecureRandom;
 use ring::{aead, hmac};
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
@@ -97,21 +98,41 @@ pub enum OcicryptError {
     Random,
 }
 
-/// Bytes that peers write as base64 or as an array of integers.
-struct FlexibleBytes(Vec<u8>);
+/// Bytes that peers write as base64 or as an array of integers. They may be a key, so they are read straight into memory that is wiped: serde's untagged enums
+/// would keep a copy of their own first.
+struct FlexibleBytes(Zeroizing<Vec<u8>>);
 
 impl<'de> Deserialize<'de> for FlexibleBytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Text(Zeroizing<String>),
-            Array(Zeroizing<Vec<u8>>),
+        deserializer.deserialize_any(FlexibleBytesVisitor)
+    }
+}
+
+struct FlexibleBytesVisitor;
+
+impl<'de> Visitor<'de> for FlexibleBytesVisitor {
+    type Value = FlexibleBytes;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("base64 or an array of bytes")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<FlexibleBytes, E> {
+        BASE64.decode(text).map(|bytes| FlexibleBytes(Zeroizing::new(bytes))).map_err(|_| E::custom("not base64"))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<FlexibleBytes, A::Error> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(64));
+        while let Some(byte) = list.next_element::<u8>()? {
+            if bytes.len() == bytes.capacity() {
+                // By hand: when a vector grows by itself it leaves what it held behind.
+                let mut larger = Zeroizing::new(Vec::with_capacity(bytes.capacity() * 2));
+                larger.extend_from_slice(&bytes);
+                bytes = larger;
+            }
+            bytes.push(byte);
         }
-        Ok(Self(match Form::deserialize(deserializer)? {
-            Form::Text(text) => BASE64.decode(text.as_bytes()).map_err(|_| serde::de::Error::custom("not base64"))?,
-            Form::Array(bytes) => bytes.to_vec(),
-        }))
+        Ok(FlexibleBytes(bytes))
     }
 }
 
@@ -178,11 +199,12 @@ impl KeyPacket {
             None | Some(WRAP) => {}
             Some(other) => return Err(OcicryptError::Unsupported { part: "key wrapping", found: other.to_owned(), expected: WRAP }),
         }
-        let iv = raw.iv.and_then(|iv| <[u8; 12]>::try_from(iv.0).ok()).ok_or_else(|| malformed("the packet's iv", "12 bytes"))?;
+        let iv =
+            raw.iv.and_then(|iv| <[u8; 12]>::try_from(iv.0.as_slice()).ok()).ok_or_else(|| malformed("the packet's iv", "12 bytes"))?;
         if raw.wrapped_data.0.len() < 17 {
             return Err(malformed("the packet's wrapped_data", "ciphertext and a tag of 16 bytes"));
         }
-        Ok(Self { kid: raw.kid.parse()?, iv, wrapped: raw.wrapped_data.0 })
+        Ok(Self { kid: raw.kid.parse()?, iv, wrapped: raw.wrapped_data.0.to_vec() })
     }
 
     /// The resource that holds the key-encryption key.
@@ -231,7 +253,7 @@ impl Sealed {
             return Err(OcicryptError::Unsupported { part: "cipher", found: public.cipher, expected: CIPHER });
         }
         let FlexibleBytes(mac) = serde_json::from_value(public.hmac).map_err(|_| malformed())?;
-        let mac = <[u8; 32]>::try_from(mac).map_err(|_| malformed())?;
+        let mac = <[u8; 32]>::try_from(mac.as_slice()).map_err(|_| malformed())?;
 
         let mut packets = Vec::new();
         let mut found = Vec::new();
@@ -270,7 +292,7 @@ impl Sealed {
     pub fn unwrap(&self, packet: &KeyPacket, kek: &Secret) -> Result<LayerKey, OcicryptError> {
         let private = packet.unwrap(kek)?;
         let malformed = |part, expected| OcicryptError::Malformed { part, expected };
-        let symkey = Zeroizing::new(private.symkey.0);
+        let symkey = private.symkey.0;
         let mut key = Zeroizing::new([0u8; 32]);
         if symkey.len() != key.len() {
             return Err(malformed("the unwrapped key's symkey", "32 bytes"));

@@ -192,7 +192,7 @@ async fn a_removal_that_the_host_hangs_up_on_ends_all_the_same_and_frees_the_nam
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), told).await.expect("the policy is told within the time of a task switch");
+    tokio::time::timeout(std::time::Duration::from_secs(10), told).await.expect("the policy is told within the time of a task switch");
 }
 
 /// AC-27: a name that was given free by the policy is still not given to another container by the agent.

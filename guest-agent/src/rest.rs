@@ -13,12 +13,13 @@
 //! `runtime_data` becomes the report data as it is, zero padded, which is CoCo's form. In the same place the agent's own handshake with the
 //! broker has a digest, zero padded too: evidence made here must never pass for one of those, or whoever chose the data could attest in
 //! the pod's name with a key of their own. So what could be a digest is refused: data are hexadecimal digits, at most 64; or plain
-//! characters other than `%` and `&`, at most 16 or 49 to 64 of them. A SHA-256, SHA-384 or SHA-512 of such a form, padding included, is
-//! not found in fewer than 2^90 tries.
+//! characters other than `%` and `&`, at most 16, or 33 to 44 (a nonce of 32 bytes in base64), or 49 to 64 of them. A SHA-256, SHA-384 or
+//! SHA-512 of such a form, padding included, is not found in fewer than 2^90 tries.
 //!
 //! A program that any container runs can ask; which containers run at all is what the policy is for.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,9 @@ const MAX_RUNTIME_DATA: usize = 64;
 
 /// Longest plain data that the zeros after it tell from a digest: 16 of them, the least there are, after a SHA-256.
 const MAX_SHORT_DATA: usize = 16;
+
+/// Plain data longer than a SHA-256, and short enough for the zeros after it to tell it from a SHA-384. In base64 a nonce of 32 bytes is one.
+const NONCES: RangeInclusive<usize> = 33..=44;
 
 /// Longest digest that zeros follow, a SHA-384.
 const PADDED_DIGEST: usize = 48;
@@ -246,7 +250,7 @@ impl Rest {
         let Some(report_data) = data.and_then(report_data) else {
             return Answer::error(
                 400,
-                "expected runtime_data= and at most 64 hexadecimal digits, or plain characters (no % and &): at most 16, or 49 to 64\n",
+                "expected runtime_data= and at most 64 hexadecimal digits, or plain characters (no % and &): at most 16, 33 to 44, or 49 to 64\n",
             );
         };
         if let Err(denied) = self.gate.check(GetEvidence) {
@@ -270,7 +274,7 @@ impl Rest {
 fn report_data(data: &[u8]) -> Option<[u8; MAX_RUNTIME_DATA]> {
     let hexadecimal = data.iter().all(u8::is_ascii_hexdigit);
     let plain = data.iter().all(|byte| byte.is_ascii_graphic() && !b"%&".contains(byte));
-    let no_digest = data.len() <= MAX_SHORT_DATA || data.len() > PADDED_DIGEST;
+    let no_digest = data.len() <= MAX_SHORT_DATA || NONCES.contains(&data.len()) || data.len() > PADDED_DIGEST;
     if data.len() > MAX_RUNTIME_DATA || !(hexadecimal || (plain && no_digest)) {
         return None;
     }
@@ -371,7 +375,7 @@ mod tests {
     #[test]
     fn evidence_for_programs_cannot_pass_for_the_agents_own() {
         // As found by trying keys: digests whose every byte is a plain character.
-        for length in [32, 44, 48] {
+        for length in [17, 32, 45, 48] {
             assert_eq!(report_data("x".repeat(length).as_bytes()), None, "{length}");
         }
         for wrong in ["a b", "x&encoding=base64", "x%00", "\u{e9}", "x\0", &"0".repeat(65)] {
@@ -400,7 +404,14 @@ mod tests {
 
     #[tokio::test]
     async fn evidence_takes_the_forms_of_nonces() {
-        for data in ["nonce-1".to_owned(), "0f".repeat(16), "0f".repeat(24), "0f".repeat(32), "x".repeat(64)] {
+        for data in [
+            "nonce-1".to_owned(),
+            format!("{}=", "aB/+".repeat(11).split_at(43).0),
+            "0f".repeat(16),
+            "0f".repeat(24),
+            "0f".repeat(32),
+            "x".repeat(64),
+        ] {
             // The policy's no, and not the form's.
             status(&ask(&format!("GET /aa/evidence?runtime_data={data} HTTP/1.1\r\n\r\n")).await, 403);
         }

@@ -26,13 +26,14 @@ fn main() {
     if guest::play(&arguments) {
         return;
     }
-    let tests: [Test; 15] = tests![
+    let tests: [Test; 16] = tests![
         runs_a_single_container_from_create_to_delete,
         runs_a_pod_with_a_container_that_joins_it,
         carries_a_hundred_megabytes_without_loss_or_disorder,
         carries_input_and_its_end,
         executes_processes_and_tells_their_ends_apart,
         passes_on_the_agents_refusal_and_leaves_nothing,
+        a_create_that_was_too_late_for_its_caller_can_be_tried_again,
         tells_why_qemu_did_not_start,
         tells_why_the_guest_did_not_come_up,
         a_pod_runs_while_its_guest_boots_and_its_first_container_waits,
@@ -198,6 +199,22 @@ async fn passes_on_the_agents_refusal_and_leaves_nothing() {
     assert!(error.to_string().contains("hypervisor.kernel is not supported"), "{error}");
     task.shutdown().await;
     world.nothing_left();
+}
+
+async fn a_create_that_was_too_late_for_its_caller_can_be_tried_again() {
+    let mut world = World::new().await;
+    let pod = pod(&world).await;
+    world.topics(&["/tasks/create", "/tasks/start"]).await;
+    let bundle = world.bundle("app", &["tardy"], &MEMBER, json!([]));
+    let app = world.start("app", &bundle).await;
+    for _ in 0..2 {
+        let error = app.create(&Io::default()).await.unwrap_err();
+        assert!(error.to_string().contains("created, but too late"), "{error}");
+    }
+    pod.kill("", 9).await.unwrap();
+    assert_eq!(pod.wait("").await, 137);
+    world.topics(&["/tasks/exit"]).await;
+    end(&mut world, &pod).await;
 }
 
 async fn tells_why_qemu_did_not_start() {

@@ -14,7 +14,7 @@ use kata_cc_vmm::plan::SandboxId;
 use protobuf::MessageField;
 use serde_json::json;
 
-use super::pid;
+use super::{end, pid};
 use crate::config;
 use crate::error::Error;
 use crate::host_file::kubelet_termination_log;
@@ -108,7 +108,13 @@ async fn create_in_guest(request: &CreateTaskRequest, kind: &Kind, spec: &Spec, 
         copy.send(&agent).await?;
     }
     let question = question(request, kind, spec, spec.to_wire(&volumes.mounts), storages);
-    agent.client().create_container(agent.create_context(), &question).await?;
+    if let Err(error) = agent.client().create_container(agent.create_context(), &question).await {
+        // The agent carries a create out to its end, also past our deadline: then the container is there, under a name that the next try wants.
+        if !matches!(&error, ttrpc::Error::RpcStatus(status) if status.code() != ttrpc::Code::DEADLINE_EXCEEDED) {
+            end::remove_in_guest(&agent, &request.id).await;
+        }
+        return Err(error.into());
+    }
     sandbox.timeline().record(format!("create container {}", request.id), begin);
     Ok(())
 }

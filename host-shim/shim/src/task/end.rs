@@ -9,9 +9,9 @@ use kata_cc_agent_protocol::rpc::agent::{RemoveContainerRequest, SignalProcessRe
 use protobuf::MessageField;
 
 use super::pid;
-use crate::agent::within;
+use crate::agent::{Agent, within};
 use crate::error::Error;
-use crate::pod::{Container, Pod};
+use crate::pod::Pod;
 use crate::process::{ExitInfo, STATUS_KILLED, State};
 
 /// How long a guest may take to answer a request to end something, before its machine is ended instead.
@@ -81,7 +81,10 @@ pub(super) async fn delete(pod: Arc<Pod>, request: DeleteRequest) -> Result<Dele
             container.sandbox.write_timeline().await;
             pod.stop_sandbox().await;
         } else {
-            remove_in_guest(&container).await;
+            // Without an agent the guest is gone, and the container with it.
+            if let Some(agent) = container.sandbox.agent_now() {
+                remove_in_guest(&agent, &container.id).await;
+            }
         }
         pod.remove(&request.id);
     } else {
@@ -99,14 +102,13 @@ pub(super) async fn delete(pod: Arc<Pod>, request: DeleteRequest) -> Result<Dele
     Ok(DeleteResponse { pid: pid(), exit_status: exit.status, exited_at: MessageField::some(exit.at), ..Default::default() })
 }
 
-/// Takes a container away in the guest. A guest that does not answer, or is gone, takes it along when the pod ends.
-async fn remove_in_guest(container: &Container) {
-    let Some(agent) = container.sandbox.agent_now() else { return };
-    let question = RemoveContainerRequest { container_id: container.id.clone(), ..Default::default() };
+/// Takes a container away in the guest. A guest that does not answer takes it along when the pod ends.
+pub(super) async fn remove_in_guest(agent: &Agent, container: &str) {
+    let question = RemoveContainerRequest { container_id: container.to_owned(), ..Default::default() };
     match within(GRACE, agent.client().remove_container(agent.context(), &question)).await {
         Some(Ok(_)) => {}
-        Some(Err(error)) => tracing::warn!(%error, container = %container.id, "the agent did not remove the container"),
-        None => tracing::warn!(container = %container.id, "the agent did not answer the removal of the container"),
+        Some(Err(error)) => tracing::warn!(%error, container, "the agent did not remove the container"),
+        None => tracing::warn!(container, "the agent did not answer the removal of the container"),
     }
 }
 

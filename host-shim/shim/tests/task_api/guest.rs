@@ -200,7 +200,13 @@ impl AgentService for Agent {
         if arguments.first().is_some_and(|argument| argument == "denied") {
             return Err(status(Code::PERMISSION_DENIED, "CreateContainerRequest is denied by the policy: image is not pinned"));
         }
+        if self.find(&request.container_id, "").is_ok() {
+            return Err(status(Code::ALREADY_EXISTS, "the container is already there"));
+        }
         self.add(&request.container_id, "", arguments);
+        if arguments.first().is_some_and(|argument| argument == "tardy") {
+            return Err(status(Code::DEADLINE_EXCEEDED, "created, but too late"));
+        }
         Ok(Empty::new())
     }
 

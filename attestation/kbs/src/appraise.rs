@@ -13,8 +13,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use kata_cc_kbs_protocol::message::InitData;
 use kata_cc_kbs_protocol::{Appraisal, HashAlgorithm, ToVerify, TrustVector};
-use kata_cc_verifier::snp::RootSet;
-use kata_cc_verifier::{Expected, Verifiers, VerifyError};
+use kata_cc_verifier::checks::Checks;
+use kata_cc_verifier::collateral::Collateral;
+use kata_cc_verifier::{Expected, Trust, Verifiers, VerifyError};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -48,9 +49,7 @@ impl Refusal {
     /// Name of the check that failed, without values: what a guest may know.
     pub fn check(&self) -> &'static str {
         match self {
-            Self::Verify(VerifyError::Unsupported { .. } | VerifyError::NoTrust { .. }) => "tee",
-            Self::Verify(VerifyError::Malformed { .. }) => "evidence-form",
-            Self::Verify(VerifyError::Snp(e)) => e.rule(),
+            Self::Verify(error) => error.rule(),
             Self::InitData(_) => "init-data",
             Self::Policy(_) => "attestation-policy",
         }
@@ -84,19 +83,21 @@ impl std::fmt::Debug for Appraiser {
 
 impl Appraiser {
     /// An appraiser that trusts these roots.
-    pub fn new(roots: RootSet) -> Self {
-        Self { verifiers: Arc::new(Verifiers::new(roots)) }
+    pub fn new(trust: Trust) -> Self {
+        Self { verifiers: Arc::new(Verifiers::new(trust)) }
     }
 
     /// Verifies the evidence of a session and appraises it under `policy`, or under the default where there is none.
     pub fn appraise(&self, received: &ToVerify, policy: Option<&str>, references: ReferenceValues, now: u64) -> Result<Verdict, Refusal> {
         let init_data = received.init_data().map(ParsedInitData::parse).transpose()?;
         let expected = Expected {
-            report_data: received.expected_report_data(),
+            report_data: Some(received.expected_report_data()),
+            challenge: Some(&received.runtime_data().nonce),
             initdata_digest: init_data.as_ref().map(|i| i.digest.as_slice()),
             now_unix: now,
         };
-        let verified = self.verifiers.get(received.tee())?.verify(received.evidence(), &expected)?;
+        let verifier = self.verifiers.get(received.tee())?;
+        let verified = verifier.verify(received.evidence(), &expected, &Collateral::none(), &mut Checks::default())?;
         let claims = verified.claims().clone();
 
         let (policy_id, policy) = match policy {

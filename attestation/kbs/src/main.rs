@@ -9,6 +9,7 @@ use kata_cc_kbs::listen;
 use kata_cc_kbs::server::{Broker, Clock, Parts, router};
 use kata_cc_kbs::store::{Db, Store, StoreError};
 use kata_cc_kbs_protocol::TokenSigner;
+use kata_cc_verifier::Trust;
 use kata_cc_verifier::snp::RootSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -67,7 +68,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let parts = Parts {
         store: Store::start(db).context("cannot start the store's thread")?,
         admins,
-        appraiser: Appraiser::new(roots),
+        appraiser: Appraiser::new(Trust { snp: roots }),
         signer: TokenSigner::from_bytes(&signer)?,
         session_lifetime: config.session_lifetime(),
         token_lifetime: Duration::from_secs(config.token.lifetime_seconds),

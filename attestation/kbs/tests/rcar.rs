@@ -20,6 +20,7 @@ use kata_cc_kbs_protocol::{Attested, ClientSession, HttpRequest, HttpResponse, M
 use kata_cc_tee_sim::identity::{self, Hierarchy, Identity};
 use kata_cc_tee_sim::report::{self, Launched};
 use kata_cc_tee_sim::wire::ReportRequest;
+use kata_cc_verifier::Trust;
 use kata_cc_verifier::snp::RootSet;
 use ring::signature::Ed25519KeyPair;
 use serde_json::{Value, json};
@@ -58,7 +59,7 @@ impl TestBroker {
         let parts = Parts {
             store: Store::start(Db::open(dir.path()).unwrap()).unwrap(),
             admins,
-            appraiser: Appraiser::new(roots),
+            appraiser: Appraiser::new(Trust { snp: roots }),
             signer: TokenSigner::generate().unwrap(),
             session_lifetime: Duration::from_secs(300),
             token_lifetime: Duration::from_secs(300),

@@ -1,7 +1,10 @@
 //! Evidence to claims: checks what hardware signed and says what it says, one module per TEE.
 //!
-//! Not here: whether the claims are *wanted*. Reference values and policy are the broker's business. Nor any network: revocation lists and
-//! certificates the host did not send are given by the caller.
+//! ```text
+//! needs(evidence) -> what to fetch          (the caller fetches: no network here)
+//! verify(evidence, expected, collateral)    -> Verified, every check recorded
+//! ```
+//! Not here: whether the claims are *wanted*. Reference values and policy are the broker's business.
 //!
 //! **Invariant:** claims come out only of a proof type that its TEE's `verify` alone can make. A kind without a verifier is refused;
 //! nothing ever falls back to weaker evidence.
@@ -9,17 +12,23 @@
 #![deny(clippy::indexing_slicing, clippy::panic)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::panic))]
 
+pub mod checks;
+pub mod collateral;
 pub mod snp;
 
-use kata_cc_evidence::{HostData, ReportData, TeeType};
+use checks::Checks;
+use collateral::{Collateral, Need};
+use kata_cc_evidence::{HostData, Nonce, ReportData, TeeType};
 use serde::Deserialize as _;
 use serde_json::Value;
 
 /// What evidence must be bound to.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
-    /// The report data that binds nonce and key of this exchange.
-    pub report_data: &'a ReportData,
+    /// The report data that binds nonce and key of this exchange; `None` only offline, where there was no exchange and it is not compared.
+    pub report_data: Option<&'a ReportData>,
+    /// The nonce of this exchange as it was sent, for kinds whose challenge is more than a nonce (see [`Challenger`]).
+    pub challenge: Option<&'a str>,
     /// Digest of the initdata the client sent, if it sent any. Each TEE places it in its own field.
     pub initdata_digest: Option<&'a [u8]>,
     /// Now, in seconds since the epoch.
@@ -58,10 +67,12 @@ impl Verified {
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// No verifier for this kind.
-    #[error("evidence of kind \"{tee}\" cannot be verified by this broker: it verifies \"snp\"")]
+    #[error("evidence of kind \"{tee}\" cannot be verified here: verified are {verified}")]
     Unsupported {
         /// The kind.
         tee: TeeType,
+        /// The kinds that have a verifier.
+        verified: String,
     },
     /// Evidence anybody can make.
     #[error("evidence of kind \"{tee}\" proves nothing, since anybody can make it; it is always refused")]
@@ -82,28 +93,83 @@ pub enum VerifyError {
     Snp(#[from] snp::SnpError),
 }
 
-/// A TEE's verifier.
+impl VerifyError {
+    /// Name of the check that failed, without values: what a guest may know.
+    #[must_use]
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Self::Unsupported { .. } | Self::NoTrust { .. } => "tee",
+            Self::Malformed { .. } => "evidence-form",
+            Self::Snp(error) => error.rule(),
+        }
+    }
+}
+
+/// A TEE's verifier: one module, listed in [`Verifiers::new`].
 pub trait Verifier: Send + Sync {
     /// The kind it verifies.
     fn tee(&self) -> TeeType;
 
-    /// Verifies evidence in the kind's JSON form.
+    /// Collateral that [`Verifier::verify`] will look for, by what the evidence says of itself. Nothing is verified yet, so the list is short and
+    /// says nothing but where to look. Evidence that is malformed needs nothing: `verify` says why.
+    fn needs(&self, evidence: &Value) -> Vec<Need> {
+        let _ = evidence;
+        Vec::new()
+    }
+
+    /// Verifies evidence in the kind's JSON form, recording each check.
     ///
     /// # Errors
-    /// When anything about it is not as it must be.
-    fn verify(&self, evidence: &Value, expected: &Expected<'_>) -> Result<Verified, VerifyError>;
+    /// When anything about it is not as it must be, or collateral without which it cannot be known is not there.
+    fn verify(
+        &self,
+        evidence: &Value,
+        expected: &Expected<'_>,
+        collateral: &Collateral,
+        checks: &mut Checks,
+    ) -> Result<Verified, VerifyError>;
+
+    /// Set where the challenge is more than a nonce.
+    fn challenger(&self) -> Option<&dyn Challenger> {
+        None
+    }
+}
+
+/// Makes the challenges of a TEE that wants more than a nonce.
+pub trait Challenger {
+    /// The challenge that carries `nonce`.
+    ///
+    /// # Errors
+    /// When this broker is not set up to make one.
+    fn challenge(&self, nonce: &Nonce) -> Result<TeeChallenge, VerifyError>;
+}
+
+/// Such a challenge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TeeChallenge {
+    /// What is sent in place of the nonce, and comes back as [`Expected::challenge`].
+    pub nonce: String,
+    /// Hash algorithm that the client is told to use, by its name in the protocol.
+    pub hash_algorithm: &'static str,
+}
+
+/// What is trusted, for each kind of TEE.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// Roots of SNP evidence.
+    pub snp: snp::RootSet,
 }
 
 /// All verifiers, and the one place that says which kind has which.
 pub struct Verifiers {
-    snp: SnpVerifier,
+    all: Vec<Box<dyn Verifier>>,
 }
 
 impl Verifiers {
-    /// With these trusted roots for SNP.
+    /// With these trusted roots.
     #[must_use]
-    pub fn new(snp_roots: snp::RootSet) -> Self {
-        Self { snp: SnpVerifier { roots: snp_roots } }
+    pub fn new(trust: Trust) -> Self {
+        Self { all: vec![Box::new(SnpVerifier { roots: trust.snp })] }
     }
 
     /// The verifier for a kind.
@@ -111,10 +177,13 @@ impl Verifiers {
     /// # Errors
     /// When there is none.
     pub fn get(&self, tee: TeeType) -> Result<&dyn Verifier, VerifyError> {
-        match tee {
-            TeeType::Snp => Ok(&self.snp),
-            TeeType::Sample | TeeType::SampleDevice => Err(VerifyError::NoTrust { tee }),
-            _ => Err(VerifyError::Unsupported { tee }),
+        match (tee, self.all.iter().find(|verifier| verifier.tee() == tee)) {
+            (_, Some(verifier)) => Ok(verifier.as_ref()),
+            (TeeType::Sample | TeeType::SampleDevice, None) => Err(VerifyError::NoTrust { tee }),
+            (_, None) => Err(VerifyError::Unsupported {
+                tee,
+                verified: self.all.iter().map(|verifier| format!("\"{}\"", verifier.tee())).collect::<Vec<_>>().join(", "),
+            }),
         }
     }
 }
@@ -128,12 +197,19 @@ impl Verifier for SnpVerifier {
         TeeType::Snp
     }
 
-    fn verify(&self, evidence: &Value, expected: &Expected<'_>) -> Result<Verified, VerifyError> {
+    fn verify(
+        &self,
+        evidence: &Value,
+        expected: &Expected<'_>,
+        _collateral: &Collateral,
+        _checks: &mut Checks,
+    ) -> Result<Verified, VerifyError> {
         let tee = TeeType::Snp;
         let evidence = kata_cc_evidence::snp::Evidence::deserialize(evidence).map_err(|source| VerifyError::Malformed { tee, source })?;
         let host_data = expected.initdata_digest.map(HostData::from_digest);
         let options = snp::SnpOptions { roots: &self.roots, now_unix: expected.now_unix, endorsements: &[] };
-        let verified = snp::verify(&evidence, expected.report_data, host_data.as_ref(), &options)?;
+        let report_data = expected.report_data.unwrap_or(&evidence.report().report_data);
+        let verified = snp::verify(&evidence, report_data, host_data.as_ref(), &options)?;
         Ok(Verified { tee, claims: verified.claims(), simulated_root: verified.simulated_root().map(str::to_owned) })
     }
 }
@@ -144,7 +220,7 @@ mod tests {
 
     #[test]
     fn sample_evidence_is_always_refused_and_others_are_unsupported() {
-        let verifiers = Verifiers::new(snp::RootSet::amd());
+        let verifiers = Verifiers::new(Trust { snp: snp::RootSet::amd() });
         for tee in TeeType::ALL {
             match (tee, verifiers.get(tee)) {
                 (TeeType::Snp, Ok(verifier)) => assert_eq!(verifier.tee(), tee),
@@ -157,10 +233,11 @@ mod tests {
 
     #[test]
     fn malformed_evidence_is_refused_by_name() {
-        let verifiers = Verifiers::new(snp::RootSet::amd());
-        let expected = Expected { report_data: &ReportData::ZERO, initdata_digest: None, now_unix: 0 };
+        let verifiers = Verifiers::new(Trust { snp: snp::RootSet::amd() });
+        let expected = Expected { report_data: Some(&ReportData::ZERO), challenge: None, initdata_digest: None, now_unix: 0 };
         for evidence in [Value::Null, serde_json::json!({}), serde_json::json!({"svn": "1", "report_data": "AAAA"})] {
-            let refused = verifiers.get(TeeType::Snp).expect("listed").verify(&evidence, &expected);
+            let refused =
+                verifiers.get(TeeType::Snp).expect("listed").verify(&evidence, &expected, &Collateral::none(), &mut Checks::default());
             assert!(matches!(refused, Err(VerifyError::Malformed { tee: TeeType::Snp, .. })));
         }
     }

@@ -9,8 +9,10 @@ use kata_cc_evidence::snp::{
     CertEntry, CertKind, CertTable, Cpuid, Evidence, KeyInfo, PlatformInfo, Policy, Report, Signature, TcbVersion,
 };
 use kata_cc_evidence::{HostData, LaunchDigest, ReportData, TeeType};
+use kata_cc_verifier::checks::Checks;
+use kata_cc_verifier::collateral::Collateral;
 use kata_cc_verifier::snp::{CertError, ChainPart, RootError, RootSet, SnpError, SnpOptions, VerifiedSnp, verify};
-use kata_cc_verifier::{Expected, Verifiers, VerifyError};
+use kata_cc_verifier::{Expected, Trust, Verifiers, VerifyError};
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair as _, RSA_PSS_SHA384,
@@ -496,19 +498,22 @@ fn evidence_without_certificates_says_where_to_fetch_them() {
 #[test]
 fn the_verifier_of_the_broker_says_the_same() {
     let world = World::new();
-    let verifiers = Verifiers::new(world.roots());
+    let verifiers = Verifiers::new(Trust { snp: world.roots() });
     let json = serde_json::to_value(world.evidence()).expect("serialises");
     let mut digest = [0x52; 48];
     digest[40] = 1;
-    let expected = Expected { report_data: &REPORT_DATA, initdata_digest: Some(&digest), now_unix: NOW };
-    let verified = verifiers.get(TeeType::Snp).expect("listed").verify(&json, &expected).expect("verifies");
+    let expected = Expected { report_data: Some(&REPORT_DATA), challenge: None, initdata_digest: Some(&digest), now_unix: NOW };
+    let verify = |expected: &Expected<'_>| {
+        verifiers.get(TeeType::Snp).expect("listed").verify(&json, expected, &Collateral::none(), &mut Checks::default())
+    };
+    let verified = verify(&expected).expect("verifies");
     assert_eq!((verified.tee(), verified.simulated_root()), (TeeType::Snp, Some("lab")));
     assert_eq!(verified.claims()["simulated"], true);
 
     let other = [0x53; 32];
     let expected = Expected { initdata_digest: Some(&other), ..expected };
-    let refused = verifiers.get(TeeType::Snp).expect("listed").verify(&json, &expected).map(|_| ());
+    let refused = verify(&expected).map(|_| ());
     assert!(matches!(refused, Err(VerifyError::Snp(SnpError::HostData { .. }))));
     let expected = Expected { initdata_digest: None, ..expected };
-    assert!(verifiers.get(TeeType::Snp).expect("listed").verify(&json, &expected).is_ok());
+    assert!(verify(&expected).is_ok());
 }

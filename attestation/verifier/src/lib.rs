@@ -14,6 +14,7 @@
 
 pub mod checks;
 pub mod collateral;
+pub mod eventlog;
 pub mod snp;
 
 use checks::Checks;

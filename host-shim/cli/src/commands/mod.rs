@@ -9,6 +9,7 @@ mod measure;
 mod policy;
 mod timeline;
 mod verify;
+mod verify_eventlog;
 
 use clap::Subcommand;
 

@@ -29,6 +29,8 @@ const MAX_CERTIFICATES: usize = 256;
 pub(crate) enum Command {
     /// Verify a hardware report and show each check with the value compared.
     Evidence(Args),
+    /// Show what an event log says, replay it, and hold it against registers.
+    Eventlog(super::verify_eventlog::Args),
 }
 
 /// Arguments of `verify evidence`.
@@ -97,7 +99,10 @@ struct Check {
 }
 
 pub(crate) fn run(command: &Command, format: Format) -> anyhow::Result<Outcome> {
-    let Command::Evidence(args) = command;
+    let args = match command {
+        Command::Evidence(args) => args,
+        Command::Eventlog(args) => return super::verify_eventlog::run(args, format),
+    };
     match args.tee {
         Tee::Snp => snp(args, format),
     }

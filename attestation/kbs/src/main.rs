@@ -68,7 +68,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let parts = Parts {
         store: Store::start(db).context("cannot start the store's thread")?,
         admins,
-        appraiser: Appraiser::new(Trust { snp: roots }),
+        appraiser: Appraiser::new(Trust { snp: roots.into() }),
         signer: TokenSigner::from_bytes(&signer)?,
         session_lifetime: config.session_lifetime(),
         token_lifetime: Duration::from_secs(config.token.lifetime_seconds),

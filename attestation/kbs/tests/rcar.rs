@@ -59,7 +59,7 @@ impl TestBroker {
         let parts = Parts {
             store: Store::start(Db::open(dir.path()).unwrap()).unwrap(),
             admins,
-            appraiser: Appraiser::new(Trust { snp: roots }),
+            appraiser: Appraiser::new(Trust { snp: roots.into() }),
             signer: TokenSigner::generate().unwrap(),
             session_lifetime: Duration::from_secs(300),
             token_lifetime: Duration::from_secs(300),

@@ -5,7 +5,9 @@ use kata_cc_tee_sim::identity::{self, Hierarchy, InitOutcome};
 use kata_cc_tee_sim::report::Launched;
 use kata_cc_tee_sim::serve::{Socket, serve};
 use kata_cc_tee_sim::wire::{Blobs, ReportRequest, WireError, read_response};
-use kata_cc_verifier::snp::{RootSet, SnpOptions, verify};
+use kata_cc_verifier::checks::Checks;
+use kata_cc_verifier::collateral::Collateral;
+use kata_cc_verifier::snp::{RootSet, SnpExpected, SnpTrust, verify};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -43,24 +45,26 @@ fn reports_verify_under_a_configured_simulated_root_and_nowhere_else() {
 
     let report_data = ReportData(request.report_data);
     let host_data = launched().host_data;
-    let amd = RootSet::amd();
-    let refused = verify(&evidence, &report_data, Some(&host_data), &SnpOptions { roots: &amd, now_unix: NOW, endorsements: &[] });
+    let verify = |evidence: &snp::Evidence, report_data: &ReportData, host_data: &HostData, trust: &SnpTrust| {
+        let expected = SnpExpected { report_data: Some(report_data), host_data: Some(host_data), now_unix: NOW };
+        verify(evidence, &expected, trust, &Collateral::none(), &mut Checks::default())
+    };
+    let refused = verify(&evidence, &report_data, &host_data, &RootSet::amd().into());
     assert!(refused.is_err(), "a simulated report must not verify under AMD's roots");
 
-    let roots = amd.with_simulated("lab", ark.as_bytes()).unwrap();
-    let options = SnpOptions { roots: &roots, now_unix: NOW, endorsements: &[] };
-    let claims = verify(&evidence, &report_data, Some(&host_data), &options).unwrap().claims();
+    let trust = RootSet::amd().with_simulated("lab", ark.as_bytes()).unwrap().into();
+    let claims = verify(&evidence, &report_data, &host_data, &trust).unwrap().claims();
     assert_eq!(claims["simulated"], true);
     assert_eq!(claims["measurement"], "4d".repeat(48));
     assert_eq!(claims["reported_tcb_microcode"], platform.microcode);
 
-    assert!(verify(&evidence, &ReportData([0; 64]), Some(&host_data), &options).is_err());
-    assert!(verify(&evidence, &report_data, Some(&HostData([0; 32])), &options).is_err());
+    assert!(verify(&evidence, &ReportData([0; 64]), &host_data, &trust).is_err());
+    assert!(verify(&evidence, &report_data, &HostData([0; 32]), &trust).is_err());
 
     // The guest may ask for another level but the report says so, and the verifier refuses it.
     let lower = ask(&path, &ReportRequest { vmpl: 1, ..request.clone() }).unwrap();
     let lower = snp::Evidence::from_raw(&lower.outblob, &lower.auxblob).unwrap();
-    assert!(verify(&lower, &report_data, Some(&host_data), &options).is_err());
+    assert!(verify(&lower, &report_data, &host_data, &trust).is_err());
     assert!(matches!(ask(&path, &ReportRequest { vmpl: 4, ..request.clone() }), Err(WireError::Refused(_))));
 
     // Nonsense closes the connection and disturbs nobody else.

@@ -19,8 +19,7 @@ pub mod snp;
 
 use checks::Checks;
 use collateral::{Collateral, Need};
-use kata_cc_evidence::{HostData, Nonce, ReportData, TeeType};
-use serde::Deserialize as _;
+use kata_cc_evidence::{Nonce, ReportData, TeeType};
 use serde_json::Value;
 
 /// What evidence must be bound to.
@@ -89,6 +88,14 @@ pub enum VerifyError {
         /// What the parser says.
         source: serde_json::Error,
     },
+    /// Bytes that are not what the hardware of the kind hands out.
+    #[error("not a raw report of kind \"{tee}\": {reason}")]
+    Raw {
+        /// The kind.
+        tee: TeeType,
+        /// What the parser says.
+        reason: String,
+    },
     /// SNP evidence did not verify.
     #[error("SNP evidence is refused: {0}")]
     Snp(#[from] snp::SnpError),
@@ -100,7 +107,7 @@ impl VerifyError {
     pub fn rule(&self) -> &'static str {
         match self {
             Self::Unsupported { .. } | Self::NoTrust { .. } => "tee",
-            Self::Malformed { .. } => "evidence-form",
+            Self::Malformed { .. } | Self::Raw { .. } => "evidence-form",
             Self::Snp(error) => error.rule(),
         }
     }
@@ -116,6 +123,20 @@ pub trait Verifier: Send + Sync {
     fn needs(&self, evidence: &Value) -> Vec<Need> {
         let _ = evidence;
         Vec::new()
+    }
+
+    /// Evidence in the kind's JSON form from a raw report or quote, as the hardware hands it out: for verification offline.
+    ///
+    /// # Errors
+    /// When it is not one, or the kind has no raw form.
+    fn parse_raw(&self, raw: &[u8]) -> Result<Value, VerifyError> {
+        let _ = raw;
+        Err(VerifyError::Raw { tee: self.tee(), reason: "this kind has no raw form; give the evidence as JSON".into() })
+    }
+
+    /// Launch digest among this kind's claims, hexadecimal.
+    fn measurement<'a>(&self, claims: &'a Value) -> Option<&'a str> {
+        claims.get("measurement")?.as_str()
     }
 
     /// Verifies evidence in the kind's JSON form, recording each check.
@@ -157,8 +178,8 @@ pub struct TeeChallenge {
 /// What is trusted, for each kind of TEE.
 #[derive(Clone, Debug)]
 pub struct Trust {
-    /// Roots of SNP evidence.
-    pub snp: snp::RootSet,
+    /// Of SNP evidence.
+    pub snp: snp::SnpTrust,
 }
 
 /// All verifiers, and the one place that says which kind has which.
@@ -167,10 +188,15 @@ pub struct Verifiers {
 }
 
 impl Verifiers {
-    /// With these trusted roots.
+    /// With what is trusted.
     #[must_use]
     pub fn new(trust: Trust) -> Self {
-        Self { all: vec![Box::new(SnpVerifier { roots: trust.snp })] }
+        Self { all: vec![Box::new(snp::SnpVerifier { trust: trust.snp })] }
+    }
+
+    /// The kinds that can be verified.
+    pub fn kinds(&self) -> impl Iterator<Item = TeeType> {
+        self.all.iter().map(|verifier| verifier.tee())
     }
 
     /// The verifier for a kind.
@@ -189,39 +215,13 @@ impl Verifiers {
     }
 }
 
-struct SnpVerifier {
-    roots: snp::RootSet,
-}
-
-impl Verifier for SnpVerifier {
-    fn tee(&self) -> TeeType {
-        TeeType::Snp
-    }
-
-    fn verify(
-        &self,
-        evidence: &Value,
-        expected: &Expected<'_>,
-        _collateral: &Collateral,
-        _checks: &mut Checks,
-    ) -> Result<Verified, VerifyError> {
-        let tee = TeeType::Snp;
-        let evidence = kata_cc_evidence::snp::Evidence::deserialize(evidence).map_err(|source| VerifyError::Malformed { tee, source })?;
-        let host_data = expected.initdata_digest.map(HostData::from_digest);
-        let options = snp::SnpOptions { roots: &self.roots, now_unix: expected.now_unix, endorsements: &[] };
-        let report_data = expected.report_data.unwrap_or(&evidence.report().report_data);
-        let verified = snp::verify(&evidence, report_data, host_data.as_ref(), &options)?;
-        Ok(Verified { tee, claims: verified.claims(), simulated_root: verified.simulated_root().map(str::to_owned) })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn sample_evidence_is_always_refused_and_others_are_unsupported() {
-        let verifiers = Verifiers::new(Trust { snp: snp::RootSet::amd() });
+        let verifiers = Verifiers::new(Trust { snp: snp::RootSet::amd().into() });
         for tee in TeeType::ALL {
             match (tee, verifiers.get(tee)) {
                 (TeeType::Snp, Ok(verifier)) => assert_eq!(verifier.tee(), tee),
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn malformed_evidence_is_refused_by_name() {
-        let verifiers = Verifiers::new(Trust { snp: snp::RootSet::amd() });
+        let verifiers = Verifiers::new(Trust { snp: snp::RootSet::amd().into() });
         let expected = Expected { report_data: Some(&ReportData::ZERO), challenge: None, initdata_digest: None, now_unix: 0 };
         for evidence in [Value::Null, serde_json::json!({}), serde_json::json!({"svn": "1", "report_data": "AAAA"})] {
             let refused =

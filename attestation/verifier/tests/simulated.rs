@@ -9,9 +9,9 @@ use kata_cc_evidence::snp::{
     CertEntry, CertKind, CertTable, Cpuid, Evidence, KeyInfo, PlatformInfo, Policy, Report, Signature, TcbVersion,
 };
 use kata_cc_evidence::{HostData, LaunchDigest, ReportData, TeeType};
-use kata_cc_verifier::checks::Checks;
+use kata_cc_verifier::checks::{Checks, Outcome};
 use kata_cc_verifier::collateral::Collateral;
-use kata_cc_verifier::snp::{CertError, ChainPart, RootError, RootSet, SnpError, SnpOptions, VerifiedSnp, verify};
+use kata_cc_verifier::snp::{CertError, ChainPart, RootError, RootSet, SnpError, SnpExpected, VerifiedSnp, verify};
 use kata_cc_verifier::{Expected, Trust, Verifiers, VerifyError};
 use ring::rand::SystemRandom;
 use ring::signature::{
@@ -213,7 +213,14 @@ impl World {
     }
 
     fn check_evidence(&self, evidence: &Evidence, roots: &RootSet) -> Result<VerifiedSnp, SnpError> {
-        verify(evidence, &REPORT_DATA, Some(&HOST_DATA), &SnpOptions { roots, now_unix: NOW, endorsements: &[] })
+        let expected = SnpExpected { report_data: Some(&REPORT_DATA), host_data: Some(&HOST_DATA), now_unix: NOW };
+        let mut checks = Checks::default();
+        let verdict = verify(evidence, &expected, &roots.clone().into(), &Collateral::none(), &mut checks);
+        // Whatever the verdict, the record tells the same: a refusal is the last check, and the only one that failed.
+        let failed: Vec<_> = checks.all().iter().map(|check| check.outcome == Outcome::Fail).collect();
+        assert_eq!(failed.last(), Some(&verdict.is_err()), "{checks:?}");
+        assert!(!failed.iter().rev().skip(1).any(|failed| *failed), "{checks:?}");
+        verdict
     }
 }
 
@@ -246,6 +253,26 @@ fn evidence_under_a_configured_simulated_root_verifies_and_is_marked() {
     assert_eq!(claims["launch_tcb_snp"], 24);
     assert_eq!(claims["policy_debug_allowed"], false);
     assert_eq!(claims["generation"], "Milan");
+}
+
+#[test]
+fn each_check_is_recorded_with_what_was_found_and_expected() {
+    let world = World::new();
+    let (trust, mut checks) = (world.roots().into(), Checks::default());
+    let expected = SnpExpected { report_data: Some(&REPORT_DATA), host_data: None, now_unix: NOW };
+    verify(&world.evidence(), &expected, &trust, &Collateral::none(), &mut checks).expect("verifies");
+    let told: Vec<_> = checks.all().iter().map(|check| (check.name, check.outcome)).collect();
+    let names = ["report", "signing key", "endorsement", "root", "chain", "validity", "revocation", "generation", "TCB", "chip"];
+    let names: Vec<_> = names.into_iter().chain(["report signature", "VMPL", "debugging", "report data", "host data"]).collect();
+    let outcome = |name| if matches!(name, "revocation" | "host data") { Outcome::NotCompared } else { Outcome::Pass };
+    assert_eq!(told, names.into_iter().map(|name| (name, outcome(name))).collect::<Vec<_>>());
+    for check in checks.all().iter().filter(|check| check.outcome == Outcome::Pass) {
+        assert!(!check.found.is_empty() && !check.expected.is_empty(), "{check:?}");
+    }
+    let of = |name| checks.all().iter().find(|check| check.name == name).expect("recorded");
+    assert_eq!(of("chain").found, "SIM-VCEK < SIM-ASK < SIM-ARK");
+    assert_eq!(of("validity").expected, "covers 2027-01-15T08:00:00Z");
+    assert_eq!((of("chip").found.as_str(), of("chip").expected.as_str()), ("61".repeat(64).as_str(), "61".repeat(64).as_str()));
 }
 
 #[test]
@@ -498,7 +525,7 @@ fn evidence_without_certificates_says_where_to_fetch_them() {
 #[test]
 fn the_verifier_of_the_broker_says_the_same() {
     let world = World::new();
-    let verifiers = Verifiers::new(Trust { snp: world.roots() });
+    let verifiers = Verifiers::new(Trust { snp: world.roots().into() });
     let json = serde_json::to_value(world.evidence()).expect("serialises");
     let mut digest = [0x52; 48];
     digest[40] = 1;

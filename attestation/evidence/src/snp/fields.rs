@@ -170,6 +170,9 @@ pub enum Generation {
 }
 
 impl Generation {
+    /// Every generation, oldest first.
+    pub const ALL: [Self; 3] = [Self::Milan, Self::Genoa, Self::Turin];
+
     /// Generation by combined CPUID family and model, `None` where this crate does not know the processor.
     #[must_use]
     pub const fn from_cpuid(family: u8, model: u8) -> Option<Self> {

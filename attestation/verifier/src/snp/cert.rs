@@ -223,3 +223,8 @@ pub(crate) fn common_name(name: &Name) -> String {
     });
     text.unwrap_or_else(|| name.to_string()).chars().filter(|c| !c.is_control()).take(128).collect()
 }
+
+/// A time for people; what is beyond X.509's range is shown as seconds.
+pub(crate) fn utc(seconds: u64) -> String {
+    der::DateTime::from_unix_duration(std::time::Duration::from_secs(seconds)).map_or_else(|_| seconds.to_string(), |time| time.to_string())
+}

@@ -10,29 +10,52 @@
 //! Specifications: AMD 56860 (SNP firmware ABI), AMD 57230 (VCEK certificate and KDS interface).
 
 mod cert;
+mod chain;
 mod claims;
 mod error;
+mod kds;
 mod roots;
 
+use crate::checks::Checks;
+use crate::collateral::Collateral;
+use crate::{Expected, Verified, Verifier, VerifyError};
 pub use cert::CertError;
 pub use error::{ChainPart, SnpError};
-use kata_cc_evidence::snp::{CertKind, Evidence, Generation, Report, SIGNATURE_ALGO_ECDSA_P384_SHA384, SigningKey};
-use kata_cc_evidence::{HostData, ReportData};
+use kata_cc_evidence::snp::{Evidence, Generation, Report, SIGNATURE_ALGO_ECDSA_P384_SHA384, TcbVersion};
+use kata_cc_evidence::{HostData, ReportData, TeeType};
+pub use kds::vcek_url;
 pub use roots::{RootError, RootSet};
+use serde::Deserialize as _;
 use serde_json::Value;
 
-use cert::{Cert, common_name};
+use cert::Cert;
+use chain::LeafKind;
 use roots::Root;
 
-/// What the verification works with.
-#[derive(Clone, Copy, Debug)]
-pub struct SnpOptions<'a> {
+/// What is trusted of SNP.
+#[derive(Clone, Debug)]
+pub struct SnpTrust {
     /// Trusted roots.
-    pub roots: &'a RootSet,
+    pub roots: RootSet,
+    /// Endorsement certificates (VCEK or VLEK, DER or PEM) known beforehand, for evidence that comes without.
+    pub endorsements: Vec<Vec<u8>>,
+}
+
+impl From<RootSet> for SnpTrust {
+    fn from(roots: RootSet) -> Self {
+        Self { roots, endorsements: Vec::new() }
+    }
+}
+
+/// What a report must be bound to.
+#[derive(Clone, Copy, Debug)]
+pub struct SnpExpected<'a> {
+    /// REPORT_DATA; `None` only offline, where there was no exchange and it is not compared.
+    pub report_data: Option<&'a ReportData>,
+    /// HOST_DATA; `None` only where the client sent no initdata to compare. What the guest was launched with is in the claims either way.
+    pub host_data: Option<&'a HostData>,
     /// Now, in seconds since the epoch: certificates must be in their time.
     pub now_unix: u64,
-    /// Endorsement certificates (VCEK or VLEK, DER or PEM) known beforehand, for evidence that comes without.
-    pub endorsements: &'a [Vec<u8>],
 }
 
 /// Proof that a report was verified. Private fields: only [`verify`] makes it.
@@ -76,219 +99,159 @@ impl VerifiedSnp {
     }
 }
 
-/// Verifies SNP evidence.
-///
-/// `expected_host_data` is `None` only where the client sent no initdata to compare; what the guest was launched with is in the claims
-/// either way.
+/// Verifies SNP evidence, recording each check.
 ///
 /// # Errors
 /// One variant a check; see [`SnpError`].
 pub fn verify(
     evidence: &Evidence,
-    expected_report_data: &ReportData,
-    expected_host_data: Option<&HostData>,
-    options: &SnpOptions<'_>,
+    expected: &SnpExpected<'_>,
+    trust: &SnpTrust,
+    collateral: &Collateral,
+    checks: &mut Checks,
 ) -> Result<VerifiedSnp, SnpError> {
     let report = evidence.report();
-    if report.signature_algo != SIGNATURE_ALGO_ECDSA_P384_SHA384 {
-        return Err(SnpError::SignatureAlgorithm { found: report.signature_algo });
-    }
-    let kind = match report.key_info.signing_key() {
-        SigningKey::Vcek => LeafKind::Vcek,
-        SigningKey::Vlek => LeafKind::Vlek,
-        found => return Err(SnpError::SigningKey { found }),
-    };
-    if report.key_info.mask_chip_key() {
-        return Err(SnpError::Unsigned);
-    }
+    let form = format!("version {}, signature algorithm {}", report.version, report.signature_algo);
+    checks.record("report", form, "version 2, 3 or 5, algorithm 1 (ECDSA P-384 with SHA-384)", check_algorithm(report))?;
+    let kind = checks.record("signing key", chain::signer(report), "VCEK or VLEK", LeafKind::of(report))?;
 
-    let leaf = find_leaf(evidence, kind, options)?;
-    let root = verify_chain(&leaf, kind, evidence, options)?;
-    let generation = check_generation(&leaf, root, report)?;
-    check_leaf_is_for(&leaf, kind, report)?;
-
-    let signature = report.signature.to_p384_fixed().ok_or(SnpError::ReportSignature)?;
-    let genuine =
-        leaf.verify_p384(&report.signed_bytes()?, &signature).map_err(|source| SnpError::Certificate { part: ChainPart::Leaf, source })?;
-    if !genuine {
-        return Err(SnpError::ReportSignature);
+    let leaf = chain::endorsement(evidence, kind, trust, collateral, checks)?;
+    let root = chain::verify(&leaf, kind, evidence, trust, expected.now_unix, checks)?;
+    let generation = check_generation(&leaf, root, report, checks)?;
+    let (found, certified, outcome) = compare_tcb(&leaf, report);
+    checks.record("TCB", found, certified, outcome)?;
+    match kind {
+        LeafKind::Vcek => {
+            let (certified, outcome) = compare_chip(&leaf, report);
+            checks.record("chip", hex::encode(report.chip_id), certified, outcome)?;
+        }
+        // A VLEK is a provider's, for all chips it holds.
+        LeafKind::Vlek => checks.not_compared("chip", hex::encode(report.chip_id)),
     }
+    checks.record("report signature", "ECDSA P-384", "by the endorsement key", check_signature(&leaf, report))?;
 
     // From here on the report's fields are the signer's words.
-    if report.vmpl != 0 {
-        return Err(SnpError::Vmpl { found: report.vmpl });
+    let outcome = if report.vmpl == 0 { Ok(()) } else { Err(SnpError::Vmpl { found: report.vmpl }) };
+    checks.record("VMPL", report.vmpl, "0", outcome)?;
+    let debug = report.policy.debug_allowed();
+    checks.record(
+        "debugging",
+        if debug { "allowed" } else { "not allowed" },
+        "not allowed",
+        if debug { Err(SnpError::Debug) } else { Ok(()) },
+    )?;
+    let found = report.report_data;
+    match expected.report_data {
+        Some(expected) => {
+            let mismatch = || SnpError::ReportData { expected: Box::new(*expected), found: Box::new(found) };
+            checks.record("report data", found, expected, (found == *expected).then_some(()).ok_or_else(mismatch))?;
+        }
+        None => checks.not_compared("report data", found),
     }
-    if report.policy.debug_allowed() {
-        return Err(SnpError::Debug);
-    }
-    if report.report_data != *expected_report_data {
-        return Err(SnpError::ReportData { expected: Box::new(*expected_report_data), found: Box::new(report.report_data) });
-    }
-    if let Some(expected) = expected_host_data
-        && report.host_data != *expected
-    {
-        return Err(SnpError::HostData { expected: *expected, found: report.host_data });
+    let found = report.host_data;
+    match expected.host_data {
+        Some(expected) => {
+            let mismatch = SnpError::HostData { expected: *expected, found };
+            checks.record("host data", found, expected, (found == *expected).then_some(()).ok_or(mismatch))?;
+        }
+        None => checks.not_compared("host data", found),
     }
     Ok(VerifiedSnp { report: report.clone(), root_name: root.name.clone(), simulated: root.simulated, generation })
 }
 
-/// Which endorsement key.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LeafKind {
-    Vcek,
-    Vlek,
-}
-
-impl LeafKind {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Vcek => "VCEK",
-            Self::Vlek => "VLEK",
-        }
+fn check_algorithm(report: &Report) -> Result<(), SnpError> {
+    match report.signature_algo {
+        SIGNATURE_ALGO_ECDSA_P384_SHA384 => Ok(()),
+        found => Err(SnpError::SignatureAlgorithm { found }),
     }
 }
 
-/// The endorsement certificate: from the evidence, else the one among those known beforehand that is for this report.
-fn find_leaf(evidence: &Evidence, kind: LeafKind, options: &SnpOptions<'_>) -> Result<Cert, SnpError> {
-    let wanted = match kind {
-        LeafKind::Vcek => CertKind::Vcek,
-        LeafKind::Vlek => CertKind::Vlek,
+/// Report, certificate and root must be of one generation, as far as each says: reports of version 2 do not, simulated roots need not.
+fn check_generation(leaf: &Cert, root: &Root, report: &Report, checks: &mut Checks) -> Result<Option<Generation>, SnpError> {
+    let product = Generation::ALL.into_iter().find(|generation| leaf.product() == Some(generation.name()));
+    let stated = [("report", report.generation()), ("certificate", product), ("root", root.generation)];
+    let mut known = stated.into_iter().filter_map(|(_, generation)| generation);
+    let first = known.next();
+    let outcome = match (first, known.find(|other| first != Some(*other))) {
+        (Some(first), Some(other)) => Err(SnpError::Generation { report: first.name().into(), certificates: other.name().into() }),
+        _ => Ok(first),
     };
-    if let Some(bytes) = evidence.certs().and_then(|table| table.get(wanted)) {
-        return Cert::parse(bytes).map_err(|source| SnpError::Certificate { part: ChainPart::Leaf, source });
-    }
-    options
-        .endorsements
-        .iter()
-        .filter_map(|bytes| Cert::parse(bytes).ok())
-        .find(|cert| is_named(cert, kind) && check_leaf_is_for(cert, kind, evidence.report()).is_ok())
-        .ok_or_else(|| SnpError::NoEndorsement {
-            kind: kind.name(),
-            fetch: evidence.report().generation().filter(|_| kind == LeafKind::Vcek).map(|g| vcek_url(evidence.report(), g)),
-        })
-}
-
-/// AMD names leaves `SEV-VCEK` and `SEV-VLEK`; a simulated hierarchy has its own prefix.
-fn is_named(leaf: &Cert, kind: LeafKind) -> bool {
-    common_name(leaf.subject()).ends_with(kind.name())
-}
-
-/// Finds the trusted root of the leaf and checks every step to it.
-fn verify_chain<'a>(leaf: &Cert, kind: LeafKind, evidence: &Evidence, options: &'a SnpOptions<'_>) -> Result<&'a Root, SnpError> {
-    let bad = |part| move |source| SnpError::Certificate { part, source };
-    let table = evidence.certs();
-    let offered = table.and_then(|table| table.get(CertKind::Ask)).map(Cert::parse).transpose().map_err(bad(ChainPart::Intermediate))?;
-    let unknown = |name: &x509_cert::name::Name| SnpError::UnknownRoot {
-        found: common_name(name),
-        trusted: options.roots.names().iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", "),
-    };
-
-    // Known intermediates come first: what the host offers is looked at only where we have none of that name.
-    let known = options
-        .roots
-        .iter()
-        .find_map(|root| root.intermediates.iter().find(|cert| cert.subject() == leaf.issuer()).map(|cert| (root, cert)));
-    let (root, intermediate) = match (known, &offered) {
-        (Some(found), _) => found,
-        (None, Some(cert)) if cert.subject() == leaf.issuer() => {
-            let root = options.roots.iter().find(|root| root.ark.subject() == cert.issuer()).ok_or_else(|| unknown(cert.issuer()))?;
-            (root, cert)
-        }
-        _ => return Err(unknown(leaf.issuer())),
-    };
-    // A root the evidence brings along is no reason for trust, but if it is another than ours of the same name, say so.
-    if let Some(bytes) = table.and_then(|table| table.get(CertKind::Ark)) {
-        let brought = Cert::parse(bytes).map_err(bad(ChainPart::Root))?;
-        if !brought.is_same_issuer_as(&root.ark) {
-            return Err(unknown(brought.subject()));
-        }
-    }
-
-    for (part, cert) in [(ChainPart::Root, &root.ark), (ChainPart::Intermediate, intermediate)] {
-        if !cert.is_authority() {
-            return Err(SnpError::NotAnAuthority { part });
-        }
-        check_time(part, cert, options.now_unix)?;
-        if !cert.is_signed_by(&root.ark) {
-            return Err(SnpError::ChainSignature { part });
-        }
-    }
-    if root.revoked.iter().any(|serial| serial == intermediate.serial()) {
-        return Err(SnpError::Revoked { part: ChainPart::Intermediate });
-    }
-    check_time(ChainPart::Leaf, leaf, options.now_unix)?;
-    if !leaf.is_signed_by(intermediate) {
-        return Err(SnpError::ChainSignature { part: ChainPart::Leaf });
-    }
-    // An ASVK signs VLEKs only, an ASK VCEKs only: a key of one kind must not pass as one of the other.
-    let issuer = common_name(intermediate.subject());
-    if !is_named(leaf, kind) || issuer.contains("VLEK") != (kind == LeafKind::Vlek) {
-        return Err(SnpError::LeafKind { expected: kind.name(), found: common_name(leaf.subject()), issuer });
-    }
-    Ok(root)
-}
-
-fn check_time(part: ChainPart, cert: &Cert, now: u64) -> Result<(), SnpError> {
-    if now < cert.not_before() {
-        return Err(SnpError::NotYetValid { part, not_before: cert.not_before(), now });
-    }
-    if now > cert.not_after() {
-        return Err(SnpError::Expired { part, not_after: cert.not_after(), now });
-    }
-    Ok(())
-}
-
-/// Report, certificate and root must be of one generation, as far as each says.
-fn check_generation(leaf: &Cert, root: &Root, report: &Report) -> Result<Option<Generation>, SnpError> {
-    let by_report = report.generation();
-    let by_product =
-        [Generation::Milan, Generation::Genoa, Generation::Turin].into_iter().find(|generation| leaf.product() == Some(generation.name()));
-    let mismatch = |report: Generation, certificates: Generation| SnpError::Generation {
-        report: report.name().into(),
-        certificates: certificates.name().into(),
-    };
-    for certificates in [by_product, root.generation].into_iter().flatten() {
-        if let Some(report) = by_report
-            && report != certificates
-        {
-            return Err(mismatch(report, certificates));
-        }
-    }
-    Ok(by_report.or(root.generation).or(by_product))
+    let found = stated.map(|(who, generation)| format!("{who} {}", generation.map_or("silent", Generation::name))).join(", ");
+    checks.record("generation", found, "the same of all that say", outcome)
 }
 
 /// The endorsement key was derived for exactly this TCB and, if it is a VCEK, for exactly this chip.
 fn check_leaf_is_for(leaf: &Cert, kind: LeafKind, report: &Report) -> Result<(), SnpError> {
-    let bad = |source| SnpError::Certificate { part: ChainPart::Leaf, source };
-    let certificate = leaf.tcb().map_err(bad)?;
-    if certificate != report.reported_tcb {
-        return Err(SnpError::Tcb { certificate, report: report.reported_tcb });
-    }
-    if kind == LeafKind::Vcek {
-        let hwid = leaf.hwid().map_err(bad)?;
-        if hwid != report.chip_id {
-            return Err(SnpError::ChipId { certificate: hex::encode(hwid), report: hex::encode(report.chip_id) });
-        }
-    }
-    Ok(())
+    compare_tcb(leaf, report).2?;
+    if kind == LeafKind::Vcek { compare_chip(leaf, report).1 } else { Ok(()) }
 }
 
-/// Where AMD's key distribution service gives the VCEK for a report (AMD 57230, section 4).
-#[must_use]
-pub fn vcek_url(report: &Report, generation: Generation) -> String {
-    let tcb = report.reported_tcb;
-    let (id, fmc) = match tcb.fmc {
-        Some(fmc) => (report.chip_id.first_chunk::<8>().map(hex::encode).unwrap_or_default(), format!("fmcSPL={fmc:02}&")),
-        None => (hex::encode(report.chip_id), String::new()),
+/// What the report states, what the certificate is for, and whether that is the same.
+fn compare_tcb(leaf: &Cert, report: &Report) -> (String, String, Result<(), SnpError>) {
+    let stated = report.reported_tcb;
+    let (certified, outcome) = match leaf.tcb() {
+        Ok(certificate) if certificate == stated => (tcb(certificate), Ok(())),
+        Ok(certificate) => (tcb(certificate), Err(SnpError::Tcb { certificate, report: stated })),
+        Err(source) => ("that of the certificate".into(), Err(SnpError::Certificate { part: ChainPart::Leaf, source })),
     };
-    format!(
-        "https://kdsintf.amd.com/vcek/v1/{}/{id}?{fmc}blSPL={:02}&teeSPL={:02}&snpSPL={:02}&ucodeSPL={:02}",
-        generation.name(),
-        tcb.bootloader,
-        tcb.tee,
-        tcb.snp,
-        tcb.microcode
-    )
+    (tcb(stated), certified, outcome)
+}
+
+/// Which chip the certificate is for, and whether it is the report's.
+fn compare_chip(leaf: &Cert, report: &Report) -> (String, Result<(), SnpError>) {
+    match leaf.hwid() {
+        Ok(hwid) if hwid == report.chip_id => (hex::encode(hwid), Ok(())),
+        Ok(hwid) => {
+            let certificate = hex::encode(hwid);
+            (certificate.clone(), Err(SnpError::ChipId { certificate, report: hex::encode(report.chip_id) }))
+        }
+        Err(source) => ("that of the certificate".into(), Err(SnpError::Certificate { part: ChainPart::Leaf, source })),
+    }
+}
+
+fn check_signature(leaf: &Cert, report: &Report) -> Result<(), SnpError> {
+    let signature = report.signature.to_p384_fixed().ok_or(SnpError::ReportSignature)?;
+    let genuine =
+        leaf.verify_p384(&report.signed_bytes()?, &signature).map_err(|source| SnpError::Certificate { part: ChainPart::Leaf, source })?;
+    genuine.then_some(()).ok_or(SnpError::ReportSignature)
+}
+
+/// A TCB for people.
+fn tcb(tcb: TcbVersion) -> String {
+    let fmc = tcb.fmc.map(|fmc| format!("FMC {fmc}, ")).unwrap_or_default();
+    format!("{fmc}boot loader {}, TEE {}, SNP {}, microcode {}", tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode)
+}
+
+/// SNP among the kinds of evidence.
+pub(crate) struct SnpVerifier {
+    pub(crate) trust: SnpTrust,
+}
+
+impl Verifier for SnpVerifier {
+    fn tee(&self) -> TeeType {
+        TeeType::Snp
+    }
+
+    fn parse_raw(&self, raw: &[u8]) -> Result<Value, VerifyError> {
+        let refused = |reason: String| VerifyError::Raw { tee: TeeType::Snp, reason };
+        let evidence = Evidence::from_raw(raw, &[]).map_err(|error| refused(error.to_string()))?;
+        serde_json::to_value(evidence).map_err(|error| refused(error.to_string()))
+    }
+
+    fn verify(
+        &self,
+        evidence: &Value,
+        expected: &Expected<'_>,
+        collateral: &Collateral,
+        checks: &mut Checks,
+    ) -> Result<Verified, VerifyError> {
+        let tee = TeeType::Snp;
+        let evidence = Evidence::deserialize(evidence).map_err(|source| VerifyError::Malformed { tee, source })?;
+        let host_data = expected.initdata_digest.map(HostData::from_digest);
+        let expected = SnpExpected { report_data: expected.report_data, host_data: host_data.as_ref(), now_unix: expected.now_unix };
+        let verified = verify(&evidence, &expected, &self.trust, collateral, checks)?;
+        Ok(Verified { tee, claims: verified.claims(), simulated_root: verified.simulated_root().map(str::to_owned) })
+    }
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@
 use std::path::PathBuf;
 
 use der::Encode as _;
-use kata_cc_evidence::snp::{CertEntry, CertTable};
+use kata_cc_evidence::snp::{CertEntry, CertKind, CertTable};
 use x509_cert::Certificate;
 
+use super::cert::common_name;
 use super::*;
 
 /// 2024-06-01, when every certificate of the vectors but the VLEK was valid.
@@ -37,8 +38,12 @@ fn evidence(report: &[u8], kind: CertKind, cert: Vec<u8>) -> Evidence {
 }
 
 fn check(evidence: &Evidence, now_unix: u64) -> Result<VerifiedSnp, SnpError> {
-    let report_data = evidence.report().report_data;
-    verify(evidence, &report_data, None, &SnpOptions { roots: &RootSet::amd(), now_unix, endorsements: &[] })
+    check_with(evidence, &RootSet::amd().into(), &Collateral::none(), now_unix)
+}
+
+fn check_with(evidence: &Evidence, trust: &SnpTrust, collateral: &Collateral, now_unix: u64) -> Result<VerifiedSnp, SnpError> {
+    let expected = SnpExpected { report_data: None, host_data: None, now_unix };
+    verify(evidence, &expected, trust, collateral, &mut Checks::default())
 }
 
 #[test]
@@ -169,9 +174,9 @@ fn certificates_of_virtee_and_google_hang_from_the_compiled_in_roots() {
         let leaf = Cert::parse(&read(&dir, path)).expect("parses");
         assert_eq!(leaf.product(), Some(product), "{path}");
         let empty = Evidence::new(Report::default(), None).expect("well formed");
-        let roots = RootSet::amd();
-        let options = SnpOptions { roots: &roots, now_unix: leaf.not_before() + 1, endorsements: &[] };
-        let root = verify_chain(&leaf, LeafKind::Vcek, &empty, &options).expect("chain holds");
+        let trust = RootSet::amd().into();
+        let now = leaf.not_before() + 1;
+        let root = chain::verify(&leaf, LeafKind::Vcek, &empty, &trust, now, &mut Checks::default()).expect("chain holds");
         assert_eq!(root.name, format!("AMD {product}"));
         assert_eq!(leaf.tcb().expect("there").fmc.is_some(), product == "Turin");
         assert!(leaf.hwid().is_ok());
@@ -180,8 +185,8 @@ fn certificates_of_virtee_and_google_hang_from_the_compiled_in_roots() {
     broken[40] ^= 0xff;
     if let Ok(leaf) = Cert::parse(&broken) {
         let empty = Evidence::new(Report::default(), None).expect("well formed");
-        let options = SnpOptions { roots: &RootSet::amd(), now_unix: leaf.not_before() + 1, endorsements: &[] };
-        assert!(verify_chain(&leaf, LeafKind::Vcek, &empty, &options).is_err());
+        let trust = RootSet::amd().into();
+        assert!(chain::verify(&leaf, LeafKind::Vcek, &empty, &trust, leaf.not_before() + 1, &mut Checks::default()).is_err());
     }
 }
 
@@ -196,9 +201,9 @@ fn a_known_endorsement_serves_evidence_that_comes_without() {
         b"nonsense".to_vec(),
         read(&dir, &format!("{TRUSTEE}/test-vcek.der")),
     ];
-    let roots = RootSet::amd();
-    let with = |endorsements| {
-        verify(&bare, &bare.report().report_data, None, &SnpOptions { roots: &roots, now_unix: IN_2024, endorsements }).map(|_| ())
+    let with = |endorsements: &[Vec<u8>]| {
+        let trust = SnpTrust { endorsements: endorsements.to_vec(), ..RootSet::amd().into() };
+        check_with(&bare, &trust, &Collateral::none(), IN_2024).map(|_| ())
     };
     assert_eq!(with(&known), Ok(()));
     assert!(matches!(with(&known[..3]), Err(SnpError::NoEndorsement { kind: "VCEK", .. })));

@@ -1,20 +1,22 @@
-//! `kata-cc verify evidence`: the broker's verification, on the workstation, without a broker.
+//! `kata-cc verify evidence`: the broker's verification, on the workstation, without a broker, of every kind that has a verifier.
 //!
-//! The verdict is `kata_cc_verifier`'s alone; this file shows which checks were made, with what, and which one failed. Invariant:
-//! what was not compared is shown as "not compared", never as passed.
+//! The verdict and the checks are `kata_cc_verifier`'s alone; this file reads files and shows. Invariant: what was not compared is shown
+//! as "not compared", never as passed, and what comes after a failed check is not shown at all.
 
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use clap::{Subcommand, ValueEnum};
-use kata_cc_evidence::snp::{Evidence, Report, SigningKey};
-use kata_cc_evidence::{HostData, LaunchDigest, ReportData};
+use clap::Subcommand;
+use kata_cc_evidence::{LaunchDigest, ReportData, TeeType};
 use kata_cc_policy::Initdata;
-use kata_cc_verifier::snp::{ChainPart, RootSet, SnpError, SnpOptions, VerifiedSnp, verify};
-use serde::Serialize;
+use kata_cc_verifier::checks::{self, Checks};
+use kata_cc_verifier::collateral::Collateral;
+use kata_cc_verifier::snp::{RootSet, SnpTrust};
+use kata_cc_verifier::{Expected, Trust, Verified, Verifier, Verifiers};
+use serde_json::Value;
 
 use crate::files;
 use crate::output::{Format, Outcome, show};
@@ -36,10 +38,10 @@ pub(crate) enum Command {
 /// Arguments of `verify evidence`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Kind of TEE.
-    #[arg(long, value_enum)]
-    tee: Tee,
-    /// Evidence: CoCo's JSON form, or the raw report of 1184 bytes (`-`: stdin).
+    /// Kind of TEE, by its name in the key-broker protocol, such as snp.
+    #[arg(long, value_name = "KIND")]
+    tee: TeeType,
+    /// Evidence: CoCo's JSON form, or the raw report or quote as the hardware hands it out (`-`: stdin).
     #[arg(long, value_name = "FILE")]
     evidence: PathBuf,
     /// Directory with endorsement certificates (VCEK, VLEK; .der, .pem, .crt) and revocation lists (.crl) for evidence that brings none.
@@ -48,9 +50,9 @@ pub(crate) struct Args {
     /// What the guest must have put into the report: 64 bytes in hex.
     #[arg(long, value_name = "HEX")]
     report_data: Option<ReportData>,
-    /// What the guest must have been launched with: 32 bytes in hex.
-    #[arg(long, value_name = "HEX", conflicts_with = "initdata")]
-    host_data: Option<HostData>,
+    /// Digest of the initdata the guest must have been launched with: 32, 48 or 64 bytes in hex.
+    #[arg(long, value_name = "HEX", value_parser = parse_digest, conflicts_with = "initdata")]
+    host_data: Option<Digest>,
     /// The same, as the initdata whose digest it must be.
     #[arg(long, value_name = "FILE")]
     initdata: Option<PathBuf>,
@@ -65,11 +67,13 @@ pub(crate) struct Args {
     now: Option<SystemTime>,
 }
 
-/// Kinds of TEE that can be verified.
-#[derive(Clone, Copy, ValueEnum)]
-enum Tee {
-    /// AMD SEV-SNP.
-    Snp,
+/// A digest of initdata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Digest(Vec<u8>);
+
+fn parse_digest(text: &str) -> Result<Digest, String> {
+    let bytes = hex::decode(text).ok().filter(|bytes| matches!(bytes.len(), 32 | 48 | 64));
+    bytes.map(Digest).ok_or_else(|| format!("expected 32, 48 or 64 bytes in hex, found {} characters", text.chars().count()))
 }
 
 fn parse_root(text: &str) -> Result<(String, PathBuf), String> {
@@ -81,35 +85,49 @@ fn parse_time(text: &str) -> Result<SystemTime, String> {
     humantime::parse_rfc3339(text).map_err(|_| format!("expected a UTC time such as 2026-01-31T12:00:00Z, found {text:?}"))
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Status {
-    Pass,
-    Fail,
-    NotCompared,
-    NotReached,
-}
-
-#[derive(Debug, Serialize)]
-struct Check {
-    name: &'static str,
-    status: Status,
-    found: String,
-    expected: String,
-}
-
 pub(crate) fn run(command: &Command, format: Format) -> anyhow::Result<Outcome> {
     let args = match command {
         Command::Evidence(args) => args,
         Command::Eventlog(args) => return super::verify_eventlog::run(args, format),
     };
-    match args.tee {
-        Tee::Snp => snp(args, format),
-    }
+    let told = verify(args)?;
+    show(format, "verify.evidence", &told.json(), || told.text())?;
+    Ok(Outcome::when(told.passed()))
 }
 
-fn snp(args: &Args, format: Format) -> anyhow::Result<Outcome> {
-    let evidence = read_evidence(&args.evidence)?;
+/// What became of the evidence.
+struct Told {
+    tee: TeeType,
+    checks: Checks,
+    /// There for evidence that is genuine, even where it is not what was wanted.
+    verified: Option<Verified>,
+    error: Option<String>,
+}
+
+fn verify(args: &Args) -> anyhow::Result<Told> {
+    let verifiers = Verifiers::new(trust(args)?);
+    let verifier = verifiers.get(args.tee)?;
+    let evidence = read_evidence(&args.evidence, verifier)?;
+    let initdata_digest = initdata_digest(args)?;
+    let now_unix = args.now.unwrap_or_else(SystemTime::now).duration_since(UNIX_EPOCH).context("the time is before 1970")?.as_secs();
+    let expected = Expected {
+        report_data: args.report_data.as_ref(),
+        challenge: None,
+        initdata_digest: initdata_digest.as_ref().map(|digest| digest.0.as_slice()),
+        now_unix,
+    };
+    let mut checks = Checks::default();
+    let (verified, mut error) = match verifier.verify(&evidence, &expected, &Collateral::none(), &mut checks) {
+        Ok(verified) => (Some(verified), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    if let Some(verified) = &verified {
+        error = check_measurement(verifier.measurement(verified.claims()), &args.measurement, &mut checks).err();
+    }
+    Ok(Told { tee: args.tee, checks, verified, error })
+}
+
+fn trust(args: &Args) -> anyhow::Result<Trust> {
     let (endorsements, lists) = args.certs.as_deref().map(read_certs).transpose()?.unwrap_or_default();
     let mut roots = RootSet::amd();
     for (name, path) in &args.simulated_root {
@@ -118,171 +136,83 @@ fn snp(args: &Args, format: Format) -> anyhow::Result<Outcome> {
     for (path, list) in lists {
         roots = roots.with_revocation_list(&list).with_context(|| format!("cannot use {}", path.display()))?;
     }
-    let host_data = expected_host_data(args)?;
-    let now = args.now.unwrap_or_else(SystemTime::now).duration_since(UNIX_EPOCH).context("the time is before 1970")?.as_secs();
-    // Comparing the report with itself makes no claim; the check is shown as not compared.
-    let report_data = args.report_data.unwrap_or(evidence.report().report_data);
-    let options = SnpOptions { roots: &roots, now_unix: now, endorsements: &endorsements };
-    let verdict = verify(&evidence, &report_data, host_data.as_ref(), &options);
-    report(args, &evidence, host_data, now, verdict, format)
+    Ok(Trust { snp: SnpTrust { endorsements, ..roots.into() } })
 }
 
-fn expected_host_data(args: &Args) -> anyhow::Result<Option<HostData>> {
-    let Some(path) = &args.initdata else { return Ok(args.host_data) };
+fn initdata_digest(args: &Args) -> anyhow::Result<Option<Digest>> {
+    let Some(path) = &args.initdata else { return Ok(args.host_data.clone()) };
     let initdata = Initdata::parse(&files::read(path)?).with_context(|| format!("{} is not usable initdata", path.display()))?;
-    Ok(Some(HostData(initdata.host_data())))
+    Ok(Some(Digest(initdata.digest().as_bytes().to_vec())))
 }
 
-fn report(
-    args: &Args,
-    evidence: &Evidence,
-    host_data: Option<HostData>,
-    now: u64,
-    verdict: Result<VerifiedSnp, SnpError>,
-    format: Format,
-) -> anyhow::Result<Outcome> {
-    let measurement = &evidence.report().measurement;
-    let mut checks = checks(evidence.report(), args.report_data, host_data, now, &verdict);
-    checks.push(Check {
-        name: "measurement",
-        status: match &verdict {
-            Err(_) => Status::NotReached,
-            Ok(_) if args.measurement.is_empty() => Status::NotCompared,
-            Ok(_) if args.measurement.contains(measurement) => Status::Pass,
-            Ok(_) => Status::Fail,
-        },
-        found: measurement.to_string(),
-        expected: args.measurement.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "),
-    });
-    let passed = checks.iter().all(|c| matches!(c.status, Status::Pass | Status::NotCompared));
-    let error = verdict.as_ref().err().map(ToString::to_string);
-    let simulated = verdict.as_ref().ok().and_then(VerifiedSnp::simulated_root);
-    let result = serde_json::json!({
-        "tee": "snp",
-        "verified": passed,
-        "simulated_root": simulated,
-        "error": error,
-        "checks": checks,
-        "claims": verdict.as_ref().ok().map(VerifiedSnp::claims),
-    });
-    show(format, "verify.evidence", &result, || text(&checks, error.as_deref(), simulated, passed))?;
-    Ok(Outcome::when(passed))
-}
-
-/// The verifier's checks in its order, each with what it looked at. The verifier stops at the first failure: those before passed.
-fn checks(
-    report: &Report,
-    report_data: Option<ReportData>,
-    host_data: Option<HostData>,
-    now: u64,
-    verdict: &Result<VerifiedSnp, SnpError>,
-) -> Vec<Check> {
-    let failed = verdict.as_ref().err().map(step);
-    let signer = match report.key_info.signing_key() {
-        SigningKey::Vcek => "VCEK".to_owned(),
-        SigningKey::Vlek => "VLEK".to_owned(),
-        other => format!("{other:?}"),
-    };
-    let root = verdict.as_ref().map(|v| format!("to {}, ", v.root_name())).unwrap_or_default();
-    let generation = verdict.as_ref().ok().and_then(VerifiedSnp::generation).or(report.generation());
-    let chip = hex::encode(report.chip_id);
-    let yes = |set: bool| if set { "yes" } else { "no" };
-    let time = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(now));
-    let hex_of = |value: Option<String>| value.unwrap_or_default();
-    let rows: [(&'static str, String, String, bool); 12] = [
-        (
-            "report",
-            format!("version {}, signature algorithm {}", report.version, report.signature_algo),
-            "version 2, 3 or 5, algorithm 1".into(),
-            true,
-        ),
-        ("signing key", signer, "VCEK or VLEK".into(), true),
-        ("endorsement", "a certificate for that key".into(), "one that can be read".into(), true),
-        ("chain", format!("{root}valid at {time}"), "a trusted root".into(), true),
-        ("generation", generation.map_or("not stated".into(), |g| g.name().to_owned()), "the same in report and certificates".into(), true),
-        ("TCB", tcb(report), "that of the certificate".into(), true),
-        ("chip", chip, "that of the certificate (VCEK)".into(), true),
-        ("report signature", "ECDSA P-384".into(), "by the endorsement key".into(), true),
-        ("VMPL", report.vmpl.to_string(), "0".into(), true),
-        ("debugging", yes(report.policy.debug_allowed()).into(), "no".into(), true),
-        ("report data", report.report_data.to_string(), hex_of(report_data.map(|d| d.to_string())), report_data.is_some()),
-        ("host data", report.host_data.to_string(), hex_of(host_data.map(|d| d.to_string())), host_data.is_some()),
-    ];
-    let status = |at: usize, compared: bool| match failed {
-        Some(failed) if at == failed => Status::Fail,
-        Some(failed) if at > failed => Status::NotReached,
-        _ if compared => Status::Pass,
-        _ => Status::NotCompared,
-    };
-    rows.into_iter()
-        .enumerate()
-        .map(|(at, (name, found, expected, compared))| Check { name, status: status(at, compared), found, expected })
-        .collect()
-}
-
-fn tcb(report: &Report) -> String {
-    let tcb = report.reported_tcb;
-    let fmc = tcb.fmc.map(|fmc| format!("FMC {fmc}, ")).unwrap_or_default();
-    format!("{fmc}boot loader {}, TEE {}, SNP {}, microcode {}", tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode)
-}
-
-/// Which row of [`checks`] an error belongs to.
-fn step(error: &SnpError) -> usize {
-    match error {
-        SnpError::Report(_) | SnpError::SignatureAlgorithm { .. } => 0,
-        SnpError::SigningKey { .. } | SnpError::Unsigned => 1,
-        SnpError::NoEndorsement { .. } | SnpError::Certificate { part: ChainPart::Leaf, .. } => 2,
-        SnpError::Generation { .. } => 4,
-        SnpError::Tcb { .. } => 5,
-        SnpError::ChipId { .. } => 6,
-        SnpError::ReportSignature => 7,
-        SnpError::Vmpl { .. } => 8,
-        SnpError::Debug => 9,
-        SnpError::ReportData { .. } => 10,
-        SnpError::HostData { .. } => 11,
-        // Whatever else there is, or comes to be, concerns the chain.
-        _ => 3,
+fn check_measurement(found: Option<&str>, wanted: &[LaunchDigest], checks: &mut Checks) -> Result<(), String> {
+    let found = found.unwrap_or("none");
+    if wanted.is_empty() {
+        checks.not_compared("measurement", found);
+        return Ok(());
     }
+    let expected = wanted.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let outcome = expected.iter().any(|wanted| wanted == found).then_some(());
+    let outcome = outcome.ok_or_else(|| format!("the launch measurement is {found}, which is none of those expected"));
+    checks.record("measurement", found, expected.join(" or "), outcome)
 }
 
-fn text(checks: &[Check], error: Option<&str>, simulated: Option<&str>, passed: bool) -> String {
-    let mut out = String::new();
-    for check in checks {
-        let (mark, note) = match check.status {
-            Status::Pass => ("pass", if check.expected.is_empty() { String::new() } else { format!(" (expected {})", check.expected) }),
-            Status::Fail => ("FAIL", format!(" (expected {})", check.expected)),
-            Status::NotCompared => ("    ", " (not compared)".to_owned()),
-            Status::NotReached => ("    ", " (not reached)".to_owned()),
+impl Told {
+    /// Whether everything that was compared was as expected.
+    fn passed(&self) -> bool {
+        self.error.is_none()
+    }
+
+    fn simulated_root(&self) -> Option<&str> {
+        self.verified.as_ref().and_then(Verified::simulated_root)
+    }
+
+    fn json(&self) -> Value {
+        serde_json::json!({
+            "tee": self.tee,
+            "verified": self.passed(),
+            "simulated_root": self.simulated_root(),
+            "error": self.error,
+            "checks": self.checks.all(),
+            "claims": self.verified.as_ref().map(Verified::claims),
+        })
+    }
+
+    fn text(&self) -> String {
+        let mut out = String::new();
+        for check in self.checks.all() {
+            let (mark, note) = match check.outcome {
+                checks::Outcome::Pass => ("pass", format!(" (expected {})", check.expected)),
+                checks::Outcome::Fail => ("FAIL", format!(" (expected {})", check.expected)),
+                checks::Outcome::NotCompared => ("    ", " (not compared)".to_owned()),
+            };
+            out += &format!("{mark}  {:<17} {}{note}\n", check.name, check.found);
+        }
+        if let Some(name) = self.simulated_root() {
+            out += &format!("SIMULATED: signed under the simulated root {name:?}; no hardware vouches for this guest\n");
+        }
+        if let Some(error) = &self.error {
+            out += &format!("refused: {error}\nnot verified; checks after the failed one were not reached\n");
+            return out;
+        }
+        let open = self.checks.all().iter().filter(|check| check.outcome == checks::Outcome::NotCompared);
+        let open: Vec<&str> = open.map(|check| check.name).collect();
+        out += &match open.as_slice() {
+            [] => "verified\n".to_owned(),
+            open => format!("verified as genuine; not compared: {}\n", open.join(", ")),
         };
-        out += &format!("{mark}  {:<17} {}{note}\n", check.name, check.found);
+        out
     }
-    if let Some(error) = error {
-        out += &format!("refused: {error}\n");
-    }
-    if let Some(name) = simulated {
-        out += &format!("SIMULATED: signed under the simulated root {name:?}; no hardware vouches for this guest\n");
-    }
-    let open: Vec<&str> = checks.iter().filter(|c| c.status == Status::NotCompared).map(|c| c.name).collect();
-    out += &match (passed, open.is_empty()) {
-        (true, true) => "verified\n".to_owned(),
-        (true, false) => format!("verified as a genuine report; nothing was said about what to expect of: {}\n", open.join(", ")),
-        (false, _) => "not verified\n".to_owned(),
-    };
-    out
 }
 
-fn read_evidence(path: &Path) -> anyhow::Result<Evidence> {
+/// Evidence as JSON, or as raw bytes that the kind makes JSON of. No report or quote begins like a JSON object.
+fn read_evidence(path: &Path, verifier: &dyn Verifier) -> anyhow::Result<Value> {
     let bytes = files::read(path)?;
-    if bytes.len() == Report::LEN && !bytes.starts_with(b"{") {
-        return Evidence::from_raw(&bytes, &[]).with_context(|| format!("{} is not a report", path.display()));
+    if bytes.trim_ascii_start().starts_with(b"{") {
+        return serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display()));
     }
-    serde_json::from_slice(&bytes).with_context(|| {
-        format!(
-            "{} is neither a raw report ({} bytes; it has {}) nor evidence in JSON ({{\"attestation_report\": …, \"cert_chain\": …}})",
-            path.display(),
-            Report::LEN,
-            bytes.len()
-        )
+    verifier.parse_raw(&bytes).with_context(|| {
+        format!("{} ({} bytes) is neither evidence in JSON nor raw evidence of kind \"{}\"", path.display(), bytes.len(), verifier.tee())
     })
 }
 

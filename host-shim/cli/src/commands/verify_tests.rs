@@ -1,5 +1,7 @@
 //! `verify evidence` on real reports, where the vectors are at hand.
 
+use kata_cc_verifier::checks::Outcome as Ended;
+
 use super::*;
 
 /// A real Milan report and its VCEK; `None`, loudly, where the vectors are not.
@@ -16,7 +18,7 @@ fn vectors() -> Option<PathBuf> {
 
 fn args(dir: &Path, certs: &Path) -> Args {
     Args {
-        tee: Tee::Snp,
+        tee: TeeType::Snp,
         evidence: dir.join("test-report.bin"),
         certs: Some(certs.to_owned()),
         report_data: None,
@@ -28,16 +30,9 @@ fn args(dir: &Path, certs: &Path) -> Args {
     }
 }
 
-/// Statuses by name.
-fn statuses(args: &Args) -> Vec<(&'static str, Status)> {
-    let evidence = read_evidence(&args.evidence).unwrap();
-    let (endorsements, _) = read_certs(args.certs.as_deref().unwrap()).unwrap();
-    let roots = RootSet::amd();
-    let now = args.now.unwrap().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let options = SnpOptions { roots: &roots, now_unix: now, endorsements: &endorsements };
-    let report_data = args.report_data.unwrap_or(evidence.report().report_data);
-    let verdict = verify(&evidence, &report_data, args.host_data.as_ref(), &options);
-    checks(evidence.report(), args.report_data, args.host_data, now, &verdict).into_iter().map(|c| (c.name, c.status)).collect()
+/// How each check ended, by name.
+fn outcomes(args: &Args) -> Vec<(&'static str, Ended)> {
+    verify(args).unwrap().checks.all().iter().map(|check| (check.name, check.outcome)).collect()
 }
 
 fn with_vcek(dir: &Path) -> tempfile::TempDir {
@@ -50,26 +45,62 @@ fn with_vcek(dir: &Path) -> tempfile::TempDir {
 fn a_real_report_passes_and_what_was_not_compared_says_so() {
     let Some(dir) = vectors() else { return };
     let certs = with_vcek(&dir);
-    let all = statuses(&args(&dir, certs.path()));
-    assert!(all.iter().take(10).all(|(_, s)| *s == Status::Pass), "{all:?}");
-    assert_eq!(all[10..], [("report data", Status::NotCompared), ("host data", Status::NotCompared)]);
+    let told = verify(&args(&dir, certs.path())).unwrap();
+    let open: Vec<_> = told.checks.all().iter().filter(|c| c.outcome == Ended::NotCompared).map(|c| c.name).collect();
+    assert_eq!(open, ["revocation", "report data", "host data", "measurement"]);
+    assert!(told.checks.all().iter().all(|c| c.outcome != Ended::Fail));
+    assert!(told.text().contains("verified as genuine; not compared: revocation, report data, host data, measurement"));
+    let json = told.json();
+    assert_eq!((&json["verified"], &json["tee"], &json["checks"][0]["status"]), (&true.into(), &"snp".into(), &"pass".into()));
+    assert_eq!(json["claims"]["simulated"], false);
     assert_eq!(run(&Command::Evidence(args(&dir, certs.path())), Format::Json).unwrap(), Outcome::Done);
 }
 
 #[test]
-fn a_wrong_expectation_fails_its_own_check() {
+fn a_report_in_json_is_taken_like_a_raw_one() {
     let Some(dir) = vectors() else { return };
     let certs = with_vcek(&dir);
+    let raw = args(&dir, certs.path());
+    let verifiers = Verifiers::new(trust(&raw).unwrap());
+    let evidence = read_evidence(&raw.evidence, verifiers.get(TeeType::Snp).unwrap()).unwrap();
+    let file = certs.path().join("evidence.json");
+    fs::write(&file, serde_json::to_vec_pretty(&evidence).unwrap()).unwrap();
+    let json = Args { evidence: file, ..args(&dir, certs.path()) };
+    assert_eq!(outcomes(&json), outcomes(&raw));
+    // Cut, it is neither.
+    let cut = certs.path().join("cut.bin");
+    fs::write(&cut, &fs::read(&raw.evidence).unwrap()[..1000]).unwrap();
+    let error = format!("{:#}", verify(&Args { evidence: cut, ..raw }).err().unwrap());
+    assert!(error.contains("neither evidence in JSON nor raw") && error.contains("1184"), "{error}");
+}
+
+#[test]
+fn a_wrong_expectation_fails_its_own_check_and_ends_there() {
+    let Some(dir) = vectors() else { return };
+    let certs = with_vcek(&dir);
+    let last = |args: &Args| outcomes(args).pop().unwrap();
     let wrong = Args { report_data: Some(ReportData([1; 64])), ..args(&dir, certs.path()) };
-    let all = statuses(&wrong);
-    assert_eq!(all[10..], [("report data", Status::Fail), ("host data", Status::NotReached)]);
+    assert_eq!(last(&wrong), ("report data", Ended::Fail));
+    assert!(verify(&wrong).unwrap().text().contains("checks after the failed one were not reached"));
     assert_eq!(run(&Command::Evidence(wrong), Format::Json).unwrap(), Outcome::No);
-    let wrong = Args { host_data: Some(HostData([1; 32])), ..args(&dir, certs.path()) };
-    assert_eq!(statuses(&wrong)[11], ("host data", Status::Fail));
+    let wrong = Args { host_data: Some(Digest(vec![1; 32])), ..args(&dir, certs.path()) };
+    assert_eq!(last(&wrong), ("host data", Ended::Fail));
     let wrong = Args { measurement: vec![LaunchDigest([1; 48])], ..args(&dir, certs.path()) };
+    assert_eq!(last(&wrong), ("measurement", Ended::Fail));
+    // Genuine all the same: what it is may be seen.
+    assert_eq!(verify(&wrong).unwrap().json()["claims"]["guest_svn"], 4);
     assert_eq!(run(&Command::Evidence(wrong), Format::Json).unwrap(), Outcome::No);
     let late = Args { now: Some(parse_time("2099-01-01T00:00:00Z").unwrap()), ..args(&dir, certs.path()) };
-    assert_eq!(statuses(&late)[3], ("chain", Status::Fail));
+    assert_eq!(last(&late), ("validity", Ended::Fail));
+}
+
+#[test]
+fn a_measurement_that_is_one_of_those_given_passes() {
+    let found = "ab".repeat(48);
+    let mut checks = Checks::default();
+    check_measurement(Some(&found), &[LaunchDigest([1; 48]), LaunchDigest([0xab; 48])], &mut checks).unwrap();
+    assert_eq!(checks.all()[0].outcome, Ended::Pass);
+    assert!(check_measurement(None, &[LaunchDigest([1; 48])], &mut checks).is_err());
 }
 
 #[test]
@@ -81,8 +112,8 @@ fn a_changed_report_fails_the_signature() {
     bytes[0x90] ^= 1;
     let changed = certs.path().join("report.bin");
     fs::write(&changed, bytes).unwrap();
-    let all = statuses(&Args { evidence: changed, ..args(&dir, certs.path()) });
-    assert_eq!(all[7], ("report signature", Status::Fail));
+    let all = outcomes(&Args { evidence: changed, ..args(&dir, certs.path()) });
+    assert_eq!(all.last(), Some(&("report signature", Ended::Fail)));
 }
 
 #[test]
@@ -90,14 +121,25 @@ fn without_the_certificate_nothing_is_verified() {
     let Some(dir) = vectors() else { return };
     let certs = tempfile::tempdir().unwrap();
     fs::copy(dir.join("test-vcek-invalid-new.der"), certs.path().join("vcek.der")).unwrap();
-    assert!(statuses(&args(&dir, certs.path())).iter().any(|(_, s)| *s == Status::Fail));
+    assert_eq!(outcomes(&args(&dir, certs.path())).last(), Some(&("endorsement", Ended::Fail)));
     assert!(read_certs(tempfile::tempdir().unwrap().path()).is_err());
+}
+
+#[test]
+fn a_kind_without_a_verifier_is_refused_by_name() {
+    let nowhere = Path::new("/nonexistent");
+    for tee in [TeeType::Sample, TeeType::Csv] {
+        let error = verify(&Args { tee, certs: None, ..args(nowhere, nowhere) }).err().unwrap().to_string();
+        assert!(error.contains(tee.as_str()), "{error}");
+    }
 }
 
 #[test]
 fn arguments_of_another_form_are_refused() {
     assert!(parse_root("lab").is_err());
     assert_eq!(parse_root("lab=a=b").unwrap(), ("lab".to_owned(), PathBuf::from("a=b")));
+    assert_eq!(parse_digest(&"01".repeat(48)).unwrap(), Digest(vec![1; 48]));
+    assert!(parse_digest("0101").is_err() && parse_digest("zz").is_err());
     for bad in ["2025-01-01", "yesterday", "1735689600"] {
         assert!(parse_time(bad).is_err(), "{bad}");
     }

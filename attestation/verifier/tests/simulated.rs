@@ -1,243 +1,19 @@
-//! A made-up hierarchy under a simulated root, and one mutation for every check: each must be refused for its own reason.
+//! A made-up hierarchy under a simulated root, and one mutation for every check: each must be refused for its own reason (AC-53).
 
-use std::str::FromStr as _;
-use std::time::Duration;
+mod world;
 
-use der::asn1::{Any, BitString, Ia5String, ObjectIdentifier, OctetString, UtcTime};
-use der::{Encode as _, EncodePem as _};
-use kata_cc_evidence::snp::{
-    CertEntry, CertKind, CertTable, Cpuid, Evidence, KeyInfo, PlatformInfo, Policy, Report, Signature, TcbVersion,
-};
-use kata_cc_evidence::{HostData, LaunchDigest, ReportData, TeeType};
+use der::Encode as _;
+use der::asn1::{Any, OctetString};
+use kata_cc_evidence::snp::{CertKind, Cpuid, Evidence, KeyInfo, Report, Signature, TcbVersion};
+use kata_cc_evidence::{HostData, TeeType};
 use kata_cc_verifier::checks::{Checks, Outcome};
 use kata_cc_verifier::collateral::Collateral;
-use kata_cc_verifier::snp::{CertError, ChainPart, RootError, RootSet, SnpError, SnpExpected, VerifiedSnp, verify};
+use kata_cc_verifier::snp::{CertError, ChainPart, RootError, RootSet, SnpError, SnpExpected, verify};
 use kata_cc_verifier::{Expected, Trust, Verifiers, VerifyError};
-use ring::rand::SystemRandom;
-use ring::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair as _, RSA_PSS_SHA384,
-    RsaKeyPair,
-};
-use x509_cert::certificate::{Certificate, TbsCertificate, Version};
-use x509_cert::crl::{CertificateList, RevokedCert, TbsCertList};
-use x509_cert::ext::Extension;
-use x509_cert::ext::pkix::BasicConstraints;
-use x509_cert::name::Name;
-use x509_cert::serial_number::SerialNumber;
-use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
-use x509_cert::time::{Time, Validity};
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING};
+use x509_cert::spki::AlgorithmIdentifierOwned;
 
-const NOW: u64 = 1_800_000_000;
-const DAY: u64 = 86_400;
-const AMD: &str = "1.3.6.1.4.1.3704.1";
-const REPORT_DATA: ReportData = ReportData([0x51; 64]);
-const HOST_DATA: HostData = HostData([0x52; 32]);
-
-fn oid(text: &str) -> ObjectIdentifier {
-    ObjectIdentifier::new(text).expect("an object identifier")
-}
-
-fn rsa(name: &str) -> RsaKeyPair {
-    let path = format!("{}/tests/keys/{name}.pk8", env!("CARGO_MANIFEST_DIR"));
-    RsaKeyPair::from_pkcs8(&std::fs::read(path).expect("key file")).expect("a key")
-}
-
-fn pss() -> AlgorithmIdentifierOwned {
-    AlgorithmIdentifierOwned { oid: oid("1.2.840.113549.1.1.10"), parameters: None }
-}
-
-fn rsa_spki(key: &RsaKeyPair) -> SubjectPublicKeyInfoOwned {
-    SubjectPublicKeyInfoOwned {
-        algorithm: AlgorithmIdentifierOwned { oid: oid("1.2.840.113549.1.1.1"), parameters: Some(Any::null()) },
-        subject_public_key: BitString::from_bytes(key.public_key().as_ref()).expect("bits"),
-    }
-}
-
-fn ec_spki(key: &EcdsaKeyPair, curve: &str) -> SubjectPublicKeyInfoOwned {
-    SubjectPublicKeyInfoOwned {
-        algorithm: AlgorithmIdentifierOwned {
-            oid: oid("1.2.840.10045.2.1"),
-            parameters: Some(Any::encode_from(&oid(curve)).expect("encodes")),
-        },
-        subject_public_key: BitString::from_bytes(key.public_key().as_ref()).expect("bits"),
-    }
-}
-
-fn sign(key: &RsaKeyPair, message: &[u8]) -> BitString {
-    let mut signature = vec![0; key.public().modulus_len()];
-    key.sign(&RSA_PSS_SHA384, &SystemRandom::new(), message, &mut signature).expect("signs");
-    BitString::from_bytes(&signature).expect("bits")
-}
-
-/// A certificate to be: every field a test may want to bend.
-#[derive(Clone)]
-struct Draft {
-    subject: &'static str,
-    issuer: &'static str,
-    serial: u8,
-    not_before: u64,
-    not_after: u64,
-    spki: SubjectPublicKeyInfoOwned,
-    extensions: Vec<Extension>,
-    algorithm: AlgorithmIdentifierOwned,
-}
-
-impl Draft {
-    fn new(subject: &'static str, issuer: &'static str, spki: SubjectPublicKeyInfoOwned, extensions: Vec<Extension>) -> Self {
-        Self { subject, issuer, serial: 1, not_before: NOW - DAY, not_after: NOW + DAY, spki, extensions, algorithm: pss() }
-    }
-
-    fn signed_by(&self, key: &RsaKeyPair) -> Vec<u8> {
-        let time = |seconds| Time::UtcTime(UtcTime::from_unix_duration(Duration::from_secs(seconds)).expect("before 2050"));
-        let tbs = TbsCertificate {
-            version: Version::V3,
-            serial_number: SerialNumber::new(&[self.serial]).expect("a number"),
-            signature: self.algorithm.clone(),
-            issuer: name(self.issuer),
-            validity: Validity { not_before: time(self.not_before), not_after: time(self.not_after) },
-            subject: name(self.subject),
-            subject_public_key_info: self.spki.clone(),
-            issuer_unique_id: None,
-            subject_unique_id: None,
-            extensions: Some(self.extensions.clone()),
-        };
-        let signature = sign(key, &tbs.to_der().expect("encodes"));
-        let cert = Certificate { tbs_certificate: tbs, signature_algorithm: self.algorithm.clone(), signature };
-        cert.to_der().expect("encodes")
-    }
-}
-
-fn name(common_name: &str) -> Name {
-    Name::from_str(&format!("CN={common_name},O=Test")).expect("a name")
-}
-
-fn extension(id: &str, value: Vec<u8>) -> Extension {
-    Extension { extn_id: oid(id), critical: false, extn_value: OctetString::new(value).expect("octets") }
-}
-
-fn authority(ca: bool) -> Extension {
-    extension("2.5.29.19", BasicConstraints { ca, path_len_constraint: None }.to_der().expect("encodes"))
-}
-
-fn leaf_extensions(tcb: TcbVersion, chip: &[u8]) -> Vec<Extension> {
-    let mut extensions = vec![extension(&format!("{AMD}.2"), Ia5String::new("Milan-B0").expect("text").to_der().expect("encodes"))];
-    for (part, value) in [(1, tcb.bootloader), (2, tcb.tee), (3, tcb.snp), (8, tcb.microcode)] {
-        extensions.push(extension(&format!("{AMD}.3.{part}"), value.to_der().expect("encodes")));
-    }
-    extensions.push(extension(&format!("{AMD}.4"), chip.to_vec()));
-    extensions
-}
-
-/// The whole made-up world. Tests bend one thing and see what the verifier says.
-struct World {
-    root_key: RsaKeyPair,
-    ask_key: RsaKeyPair,
-    leaf_key: EcdsaKeyPair,
-    root: Draft,
-    ask: Draft,
-    leaf: Draft,
-    report: Report,
-    kind: CertKind,
-    with_ark: bool,
-}
-
-fn ec_key(algorithm: &'static EcdsaSigningAlgorithm) -> EcdsaKeyPair {
-    let rng = SystemRandom::new();
-    let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &rng).expect("random");
-    EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &rng).expect("a key")
-}
-
-impl World {
-    fn new() -> Self {
-        let (root_key, ask_key, leaf_key) = (rsa("root"), rsa("intermediate"), ec_key(&ECDSA_P384_SHA384_FIXED_SIGNING));
-        let tcb = TcbVersion { fmc: None, bootloader: 4, tee: 0, snp: 24, microcode: 219 };
-        let report = Report {
-            version: 3,
-            policy: Policy(0x3_0000),
-            platform_info: PlatformInfo(1),
-            current_tcb: tcb,
-            reported_tcb: tcb,
-            committed_tcb: tcb,
-            launch_tcb: tcb,
-            cpuid: Some(Cpuid { family: 0x19, model: 1, stepping: 1 }),
-            chip_id: [0x61; 64],
-            report_data: REPORT_DATA,
-            host_data: HOST_DATA,
-            measurement: LaunchDigest([0x53; 48]),
-            ..Report::default()
-        };
-        Self {
-            root: Draft::new("SIM-ARK", "SIM-ARK", rsa_spki(&root_key), vec![authority(true)]),
-            ask: Draft { serial: 2, ..Draft::new("SIM-ASK", "SIM-ARK", rsa_spki(&ask_key), vec![authority(true)]) },
-            leaf: Draft::new("SIM-VCEK", "SIM-ASK", ec_spki(&leaf_key, "1.3.132.0.34"), leaf_extensions(tcb, &report.chip_id)),
-            root_key,
-            ask_key,
-            leaf_key,
-            report,
-            kind: CertKind::Vcek,
-            with_ark: true,
-        }
-    }
-
-    fn bent(bend: impl FnOnce(&mut Self)) -> Self {
-        let mut world = Self::new();
-        bend(&mut world);
-        world
-    }
-
-    fn evidence(&self) -> Evidence {
-        let mut report = self.report.clone();
-        let signed = report.signed_bytes().expect("serialises");
-        let fixed = self.leaf_key.sign(&SystemRandom::new(), &signed).expect("signs");
-        report.signature = fixed.as_ref().try_into().map_or_else(|_| Signature::default(), Signature::from_p384_fixed);
-        let mut entries = vec![
-            CertEntry { kind: self.kind, data: self.leaf.signed_by(&self.ask_key) },
-            CertEntry { kind: CertKind::Ask, data: self.ask.signed_by(&self.root_key) },
-        ];
-        if self.with_ark {
-            entries.push(CertEntry { kind: CertKind::Ark, data: self.root_der() });
-        }
-        Evidence::new(report, Some(CertTable { entries })).expect("well formed")
-    }
-
-    fn root_der(&self) -> Vec<u8> {
-        self.root.signed_by(&self.root_key)
-    }
-
-    fn roots(&self) -> RootSet {
-        RootSet::amd().with_simulated("lab", pem(&self.root_der()).as_bytes()).expect("a root")
-    }
-
-    fn check(&self) -> Result<VerifiedSnp, SnpError> {
-        self.check_evidence(&self.evidence(), &self.roots())
-    }
-
-    fn check_evidence(&self, evidence: &Evidence, roots: &RootSet) -> Result<VerifiedSnp, SnpError> {
-        let expected = SnpExpected { report_data: Some(&REPORT_DATA), host_data: Some(&HOST_DATA), now_unix: NOW };
-        let mut checks = Checks::default();
-        let verdict = verify(evidence, &expected, &roots.clone().into(), &Collateral::none(), &mut checks);
-        // Whatever the verdict, the record tells the same: a refusal is the last check, and the only one that failed.
-        let failed: Vec<_> = checks.all().iter().map(|check| check.outcome == Outcome::Fail).collect();
-        assert_eq!(failed.last(), Some(&verdict.is_err()), "{checks:?}");
-        assert!(!failed.iter().rev().skip(1).any(|failed| *failed), "{checks:?}");
-        verdict
-    }
-}
-
-fn pem(der: &[u8]) -> String {
-    use der::Decode as _;
-    Certificate::from_der(der).expect("a certificate").to_pem(der::pem::LineEnding::LF).expect("PEM")
-}
-
-/// What a bent world is refused for.
-#[track_caller]
-fn refusal(bend: impl FnOnce(&mut World)) -> SnpError {
-    let world = World::bent(bend);
-    match world.check() {
-        Err(error) => error,
-        Ok(_) => panic!("was accepted"),
-    }
-}
+use world::{AMD, Draft, NOW, REPORT_DATA, World, authority, ec_key, ec_spki, extension, oid, pem, refusal, rsa, rsa_spki};
 
 #[test]
 fn evidence_under_a_configured_simulated_root_verifies_and_is_marked() {
@@ -349,7 +125,7 @@ fn refuses_other_signature_algorithms_and_signing_keys() {
 }
 
 #[test]
-fn refuses_endorsement_key_of_another_tcb() {
+fn ac_53_refuses_endorsement_key_of_another_tcb() {
     let bends: [fn(&mut TcbVersion); 4] = [|t| t.bootloader -= 1, |t| t.tee += 1, |t| t.snp -= 1, |t| t.microcode -= 1];
     for bend in bends {
         assert!(matches!(refusal(|w| bend(&mut w.report.reported_tcb)), SnpError::Tcb { .. }));
@@ -357,7 +133,7 @@ fn refuses_endorsement_key_of_another_tcb() {
 }
 
 #[test]
-fn refuses_endorsement_key_of_another_chip() {
+fn ac_53_refuses_endorsement_key_of_another_chip() {
     assert!(matches!(refusal(|w| w.report.chip_id[63] ^= 1), SnpError::ChipId { .. }));
     // A platform that masks the chip id cannot be told from another.
     assert!(matches!(refusal(|w| w.report.chip_id = [0; 64]), SnpError::ChipId { .. }));
@@ -455,35 +231,7 @@ fn refuses_an_intermediate_that_may_not_issue() {
 }
 
 #[test]
-fn refuses_an_intermediate_its_root_has_revoked() {
-    let world = World::new();
-    let list = |key: &RsaKeyPair, serial: u8| {
-        let time = Time::UtcTime(UtcTime::from_unix_duration(Duration::from_secs(NOW)).expect("before 2050"));
-        let tbs = TbsCertList {
-            version: Version::V2,
-            signature: pss(),
-            issuer: name("SIM-ARK"),
-            this_update: time,
-            next_update: None,
-            revoked_certificates: Some(vec![RevokedCert {
-                serial_number: SerialNumber::new(&[serial]).expect("a number"),
-                revocation_date: time,
-                crl_entry_extensions: None,
-            }]),
-            crl_extensions: None,
-        };
-        let signature = sign(key, &tbs.to_der().expect("encodes"));
-        CertificateList { tbs_cert_list: tbs, signature_algorithm: pss(), signature }.to_der().expect("encodes")
-    };
-    let with = |crl: &[u8]| world.check_evidence(&world.evidence(), &world.roots().with_revocation_list(crl).expect("genuine")).map(|_| ());
-    assert_eq!(with(&list(&world.root_key, 2)), Err(SnpError::Revoked { part: ChainPart::Intermediate }));
-    assert_eq!(with(&list(&world.root_key, 3)), Ok(()));
-    let forged = list(&world.ask_key, 2);
-    assert!(matches!(world.roots().with_revocation_list(&forged), Err(RootError::RevocationList)));
-}
-
-#[test]
-fn refuses_keys_of_one_kind_passing_for_the_other() {
+fn ac_53_refuses_keys_of_one_kind_passing_for_the_other() {
     let vlek_report = KeyInfo(1 << 2);
     // A VCEK in the VLEK's slot.
     let refused = refusal(|w| {

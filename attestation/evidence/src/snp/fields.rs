@@ -285,6 +285,16 @@ impl TcbVersion {
     }
 }
 
+/// For people.
+impl std::fmt::Display for TcbVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(fmc) = self.fmc {
+            write!(f, "FMC {fmc}, ")?;
+        }
+        write!(f, "boot loader {}, TEE {}, SNP {}, microcode {}", self.bootloader, self.tee, self.snp, self.microcode)
+    }
+}
+
 /// ECDSA signature as the firmware writes it: R and S, each 72 bytes **little-endian**, of which P-384 uses 48.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Signature {

@@ -6,12 +6,14 @@
 use der::asn1::{Ia5StringRef, OctetStringRef};
 use der::oid::ObjectIdentifier;
 use der::{Decode as _, Encode as _};
-use kata_cc_evidence::snp::TcbVersion;
+use kata_cc_evidence::snp::{Generation, TcbVersion};
 use ring::signature::{ECDSA_P384_SHA384_FIXED, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey};
 use x509_cert::Certificate;
 use x509_cert::crl::CertificateList;
 use x509_cert::ext::pkix::BasicConstraints;
 use x509_cert::name::Name;
+
+use super::crl::RevocationList;
 
 const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -196,16 +198,30 @@ impl Cert {
         Some(name.split_once('-').map_or(name, |(product, _stepping)| product))
     }
 
-    /// The revocation list `bytes` in DER, when this certificate's key signed it: the serial numbers in it.
-    pub(crate) fn revoked_serials(&self, bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
+    /// The generation its product name stands for, if it is one of those known.
+    pub(crate) fn generation(&self) -> Option<Generation> {
+        Generation::ALL.into_iter().find(|generation| self.product() == Some(generation.name()))
+    }
+
+    /// The revocation list `bytes` in DER, when this certificate's key signed it and all of it is understood.
+    pub(super) fn revocation_list(&self, bytes: &[u8]) -> Option<RevocationList> {
         let list = CertificateList::from_der(bytes).ok().filter(|list| list.to_der().is_ok_and(|again| again == bytes))?;
         let signed = list.tbs_cert_list.to_der().ok()?;
         let genuine = list.signature_algorithm.oid == RSASSA_PSS
             && list.tbs_cert_list.issuer == *self.subject()
             && self.verify_pss(&signed, list.signature.as_bytes()?);
-        genuine.then(|| {
-            let revoked = list.tbs_cert_list.revoked_certificates.into_iter().flatten();
-            revoked.map(|entry| entry.serial_number.as_bytes().to_vec()).collect()
+        // A critical extension changes what the list means: a delta, or a list of some certificates only (RFC 5280, section 5.2).
+        let partial = list.tbs_cert_list.crl_extensions.iter().flatten().any(|extension| extension.critical);
+        (genuine && !partial).then(|| RevocationList {
+            this_update: list.tbs_cert_list.this_update.to_unix_duration().as_secs(),
+            next_update: list.tbs_cert_list.next_update.map(|time| time.to_unix_duration().as_secs()),
+            serials: list
+                .tbs_cert_list
+                .revoked_certificates
+                .into_iter()
+                .flatten()
+                .map(|entry| entry.serial_number.as_bytes().to_vec())
+                .collect(),
         })
     }
 

@@ -5,7 +5,7 @@ use kata_cc_evidence::snp::{CertKind, Evidence, Report, SigningKey};
 use super::cert::{Cert, common_name, utc};
 use super::error::{ChainPart, SnpError};
 use super::roots::Root;
-use super::{SnpTrust, check_leaf_is_for, kds};
+use super::{SnpTrust, check_leaf_is_for, crl, kds};
 use crate::checks::Checks;
 use crate::collateral::Collateral;
 
@@ -29,7 +29,7 @@ impl LeafKind {
         }
     }
 
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Vcek => "VCEK",
             Self::Vlek => "VLEK",
@@ -100,6 +100,7 @@ pub(super) fn verify<'a>(
     kind: LeafKind,
     evidence: &Evidence,
     trust: &'a SnpTrust,
+    collateral: &Collateral,
     now: u64,
     checks: &mut Checks,
 ) -> Result<&'a Root, SnpError> {
@@ -122,14 +123,7 @@ pub(super) fn verify<'a>(
     let times = certs.into_iter().try_for_each(|(part, cert)| check_time(part, cert, now));
     checks.record("validity", format_args!("{} to {}", utc(from), utc(to)), format_args!("covers {}", utc(now)), times)?;
 
-    let serial = hex::encode(intermediate.serial());
-    if root.revoked.is_empty() {
-        checks.not_compared("revocation", serial);
-    } else {
-        let revoked = root.revoked.iter().any(|serial| serial == intermediate.serial());
-        let outcome = if revoked { Err(SnpError::Revoked { part: ChainPart::Intermediate }) } else { Ok(()) };
-        checks.record("revocation", serial, "not on the root's list", outcome)?;
-    }
+    crl::check(root, &intermediate, evidence, collateral, &trust.rules, now, checks)?;
     Ok(root)
 }
 

@@ -1,6 +1,8 @@
-//! Verified report to claims: CoCo's names first, then every other field under its own.
+//! Verified report to claims: CoCo's names first, then every field by AMD's name for it, in lower case (AMD 56860, table ATTESTATION_REPORT).
+//!
+//! `docs/claims.md` lists all of them; a test holds the list to be complete.
 
-use kata_cc_evidence::snp::{FirmwareVersion, Report, SigningKey, TcbVersion};
+use kata_cc_evidence::snp::{Report, SigningKey, TcbVersion};
 use serde_json::{Map, Value, json};
 
 use super::VerifiedSnp;
@@ -20,6 +22,11 @@ pub(super) fn claims(verified: &VerifiedSnp) -> Value {
         ("launch_tcb", report.launch_tcb),
     ] {
         add_tcb(&mut claims, prefix, tcb);
+    }
+    for (prefix, version) in [("current", report.current), ("committed", report.committed)] {
+        for (part, value) in [("major", version.major), ("minor", version.minor), ("build", version.build)] {
+            claims.insert(format!("{prefix}_{part}"), value.into());
+        }
     }
     Value::Object(claims)
 }
@@ -48,25 +55,28 @@ fn more_claims(verified: &VerifiedSnp) -> Value {
     json!({
         "simulated": verified.simulated_root().is_some(),
         "root": verified.root_name(),
-        "report_version": report.version,
         "generation": verified.generation().map(|generation| generation.name()),
-        "signing_key": if report.key_info.signing_key() == SigningKey::Vlek { "vlek" } else { "vcek" },
+        "version": report.version,
         "guest_svn": report.guest_svn,
-        "vmpl": report.vmpl,
+        "policy": report.policy.0,
         "family_id": hex::encode(report.family_id),
         "image_id": hex::encode(report.image_id),
+        "vmpl": report.vmpl,
+        "signature_algo": report.signature_algo,
+        "platform_info": report.platform_info.0,
+        "signing_key": if report.key_info.signing_key() == SigningKey::Vlek { "vlek" } else { "vcek" },
+        "mask_chip_key": report.key_info.mask_chip_key(),
+        "author_key_en": report.key_info.author_key_enabled(),
+        "host_data": report.host_data,
         "id_key_digest": hex::encode(report.id_key_digest),
-        "author_key_enabled": report.key_info.author_key_enabled(),
         "author_key_digest": hex::encode(report.author_key_digest),
         "report_id": hex::encode(report.report_id),
         "report_id_ma": hex::encode(report.report_id_ma),
-        "current_version": version(report.current),
-        "committed_version": version(report.committed),
+        "cpuid_fam_id": report.cpuid.map(|cpuid| cpuid.family),
+        "cpuid_mod_id": report.cpuid.map(|cpuid| cpuid.model),
+        "cpuid_step": report.cpuid.map(|cpuid| cpuid.stepping),
         "launch_mit_vector": report.launch_mit_vector,
         "current_mit_vector": report.current_mit_vector,
-        "cpuid_family": report.cpuid.map(|cpuid| cpuid.family),
-        "cpuid_model": report.cpuid.map(|cpuid| cpuid.model),
-        "cpuid_stepping": report.cpuid.map(|cpuid| cpuid.stepping),
     })
 }
 
@@ -93,8 +103,4 @@ fn add_tcb(map: &mut Map<String, Value>, prefix: &str, tcb: TcbVersion) {
     if let Some(fmc) = tcb.fmc {
         map.insert(format!("{prefix}_fmc"), fmc.into());
     }
-}
-
-fn version(version: FirmwareVersion) -> String {
-    format!("{}.{}.{}", version.major, version.minor, version.build)
 }

@@ -1,9 +1,10 @@
 //! Why SNP evidence is refused: one variant a check, so that every refusal can be traced to its rule.
 
-use kata_cc_evidence::snp::{ReportError, SigningKey, TcbVersion};
+use kata_cc_evidence::snp::{Generation, ReportError, SigningKey, TcbVersion};
 use kata_cc_evidence::{HostData, ReportData};
 
-use super::cert::CertError;
+use super::cert::{CertError, utc};
+use super::crl::RevocationGap;
 
 /// Which certificate of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +85,7 @@ pub enum SnpError {
         part: ChainPart,
     },
     /// A certificate's time is over.
-    #[error("{part} expired at {not_after}, it is {now}")]
+    #[error("{part} expired at {}, it is {}", utc(*not_after), utc(*now))]
     Expired {
         /// Which.
         part: ChainPart,
@@ -94,7 +95,7 @@ pub enum SnpError {
         now: u64,
     },
     /// A certificate's time has not come.
-    #[error("{part} is valid from {not_before}, it is {now}")]
+    #[error("{part} is valid from {}, it is {}", utc(*not_before), utc(*now))]
     NotYetValid {
         /// Which.
         part: ChainPart,
@@ -108,6 +109,14 @@ pub enum SnpError {
     Revoked {
         /// Which.
         part: ChainPart,
+    },
+    /// No current list of what the root has withdrawn, and the rules ask for one.
+    #[error("revocation cannot be ruled out: for the root {root:?} there is {gap}; give its list, or let it be fetched")]
+    RevocationList {
+        /// Name of the root.
+        root: String,
+        /// What is wanting.
+        gap: RevocationGap,
     },
     /// A VCEK where a VLEK must be, or the reverse.
     #[error("report was signed by a {expected}, but the certificate chain is one of \"{found}\" under \"{issuer}\"")]
@@ -128,7 +137,7 @@ pub enum SnpError {
         certificates: String,
     },
     /// The certificate is for another TCB than the one the report states.
-    #[error("endorsement key is for TCB {certificate:?}, the report states {report:?}")]
+    #[error("endorsement key is for TCB {certificate}, the report states {report}")]
     Tcb {
         /// By the certificate.
         certificate: TcbVersion,
@@ -155,6 +164,30 @@ pub enum SnpError {
     /// The host may read the guest's memory.
     #[error("guest policy allows debugging: the host can read this guest's memory")]
     Debug,
+    /// The rules take no VLEK.
+    #[error("report was signed by a VLEK, expected a VCEK: the rules here take no keys of cloud providers (allow_vlek)")]
+    VlekDenied,
+    /// Rules are set for generations, and this report's is not known.
+    #[error("neither report nor root says which generation of processor this is, so the rules set for generations cannot be applied")]
+    UnknownGeneration,
+    /// The rules deny the generation.
+    #[error("processors of the generation {} are denied here (deny_generations)", generation.name())]
+    GenerationDenied {
+        /// Which.
+        generation: Generation,
+    },
+    /// The platform's firmware is older than the rules allow.
+    #[error("{which} is {found}, expected at least {floor} for {}: the platform's firmware is too old", generation.name())]
+    TcbBelowMinimum {
+        /// Field of the report.
+        which: &'static str,
+        /// Generation whose minimum it is.
+        generation: Generation,
+        /// By the report.
+        found: TcbVersion,
+        /// The minimum.
+        floor: TcbVersion,
+    },
     /// Not bound to this exchange.
     #[error("report data is {found}, expected {expected}: the evidence is for another nonce or key")]
     ReportData {
@@ -190,6 +223,7 @@ impl SnpError {
             Self::Expired { .. } => "expired",
             Self::NotYetValid { .. } => "not-yet-valid",
             Self::Revoked { .. } => "revoked",
+            Self::RevocationList { .. } => "revocation-list",
             Self::LeafKind { .. } => "leaf-kind",
             Self::Generation { .. } => "generation",
             Self::Tcb { .. } => "tcb",
@@ -197,6 +231,10 @@ impl SnpError {
             Self::ReportSignature => "report-signature",
             Self::Vmpl { .. } => "vmpl",
             Self::Debug => "debug",
+            Self::VlekDenied => "vlek-denied",
+            Self::UnknownGeneration => "unknown-generation",
+            Self::GenerationDenied { .. } => "generation-denied",
+            Self::TcbBelowMinimum { .. } => "minimum-tcb",
             Self::ReportData { .. } => "report-data",
             Self::HostData { .. } => "host-data",
         }

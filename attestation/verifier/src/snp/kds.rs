@@ -1,7 +1,8 @@
 //! AMD's key distribution service: where it serves the certificate for a report (AMD 57230, section 4).
 
-use kata_cc_evidence::snp::{Generation, Report, SigningKey};
+use kata_cc_evidence::snp::{CertKind, Evidence, Generation, Report, SigningKey};
 
+use super::cert::Cert;
 use crate::collateral::{Need, Source};
 
 /// Where AMD serves the VCEK for a report.
@@ -35,10 +36,36 @@ pub(super) fn vceks(report: &Report) -> Vec<Need> {
     if report.key_info.signing_key() != SigningKey::Vcek || report.chip_id == [0; 64] {
         return Vec::new();
     }
-    let has_fmc = report.reported_tcb.fmc.is_some();
-    let fits = |generation: &Generation| match report.generation() {
+    generations(report).map(|generation| vcek(report, generation)).collect()
+}
+
+/// Generations a report may be of.
+fn generations(report: &Report) -> impl Iterator<Item = Generation> {
+    let (stated, has_fmc) = (report.generation(), report.reported_tcb.fmc.is_some());
+    Generation::ALL.into_iter().filter(move |generation| match stated {
         Some(stated) => stated == *generation,
         None => (*generation == Generation::Turin) == has_fmc,
-    };
-    Generation::ALL.into_iter().filter(fits).map(|generation| vcek(report, generation)).collect()
+    })
+}
+
+/// Revocation lists that may be of the report's root: AMD has one for each generation, and serves it beside VCEKs and VLEKs.
+pub(super) fn lists(evidence: &Evidence, root: Option<Generation>) -> Vec<Need> {
+    let report = evidence.report();
+    let service = if report.key_info.signing_key() == SigningKey::Vlek { "vlek" } else { "vcek" };
+    let list = |generation: Generation| Need { source: Source::AmdKds, path: format!("{service}/v1/{}/crl", generation.name()) };
+    match root {
+        Some(generation) => vec![list(generation)],
+        None => generations(report).map(list).collect(),
+    }
+}
+
+/// All that may help to verify this evidence, by what it says of itself.
+pub(super) fn needs(evidence: &Evidence) -> Vec<Need> {
+    let kinds = [CertKind::Vcek, CertKind::Vlek];
+    let leaf = evidence.certs().and_then(|table| kinds.into_iter().find_map(|kind| table.get(kind)));
+    let mut needs = if leaf.is_some() { Vec::new() } else { vceks(evidence.report()) };
+    // A certificate's word on the product is taken only as a choice among the names known here.
+    let product = leaf.and_then(|bytes| Cert::parse(bytes).ok()).and_then(|cert| cert.generation());
+    needs.extend(lists(evidence, evidence.report().generation().or(product)));
+    needs
 }

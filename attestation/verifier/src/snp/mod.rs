@@ -12,19 +12,23 @@
 mod cert;
 mod chain;
 mod claims;
+mod crl;
 mod error;
 mod kds;
 mod roots;
+mod rules;
 
 use crate::checks::Checks;
-use crate::collateral::Collateral;
+use crate::collateral::{Collateral, Need};
 use crate::{Expected, Verified, Verifier, VerifyError};
 pub use cert::CertError;
+pub use crl::RevocationGap;
 pub use error::{ChainPart, SnpError};
-use kata_cc_evidence::snp::{Evidence, Generation, Report, SIGNATURE_ALGO_ECDSA_P384_SHA384, TcbVersion};
+use kata_cc_evidence::snp::{Evidence, Generation, Report, SIGNATURE_ALGO_ECDSA_P384_SHA384};
 use kata_cc_evidence::{HostData, ReportData, TeeType};
 pub use kds::vcek_url;
 pub use roots::{RootError, RootSet};
+pub use rules::SnpRules;
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -39,11 +43,13 @@ pub struct SnpTrust {
     pub roots: RootSet,
     /// Endorsement certificates (VCEK or VLEK, DER or PEM) known beforehand, for evidence that comes without.
     pub endorsements: Vec<Vec<u8>>,
+    /// What is asked beyond genuine signatures.
+    pub rules: SnpRules,
 }
 
 impl From<RootSet> for SnpTrust {
     fn from(roots: RootSet) -> Self {
-        Self { roots, endorsements: Vec::new() }
+        Self { roots, endorsements: Vec::new(), rules: SnpRules::default() }
     }
 }
 
@@ -116,7 +122,7 @@ pub fn verify(
     let kind = checks.record("signing key", chain::signer(report), "VCEK or VLEK", LeafKind::of(report))?;
 
     let leaf = chain::endorsement(evidence, kind, trust, collateral, checks)?;
-    let root = chain::verify(&leaf, kind, evidence, trust, expected.now_unix, checks)?;
+    let root = chain::verify(&leaf, kind, evidence, trust, collateral, expected.now_unix, checks)?;
     let generation = check_generation(&leaf, root, report, checks)?;
     let (found, certified, outcome) = compare_tcb(&leaf, report);
     checks.record("TCB", found, certified, outcome)?;
@@ -140,6 +146,7 @@ pub fn verify(
         "not allowed",
         if debug { Err(SnpError::Debug) } else { Ok(()) },
     )?;
+    trust.rules.check(report, kind, generation, checks)?;
     let found = report.report_data;
     match expected.report_data {
         Some(expected) => {
@@ -168,8 +175,7 @@ fn check_algorithm(report: &Report) -> Result<(), SnpError> {
 
 /// Report, certificate and root must be of one generation, as far as each says: reports of version 2 do not, simulated roots need not.
 fn check_generation(leaf: &Cert, root: &Root, report: &Report, checks: &mut Checks) -> Result<Option<Generation>, SnpError> {
-    let product = Generation::ALL.into_iter().find(|generation| leaf.product() == Some(generation.name()));
-    let stated = [("report", report.generation()), ("certificate", product), ("root", root.generation)];
+    let stated = [("report", report.generation()), ("certificate", leaf.generation()), ("root", root.generation)];
     let mut known = stated.into_iter().filter_map(|(_, generation)| generation);
     let first = known.next();
     let outcome = match (first, known.find(|other| first != Some(*other))) {
@@ -190,11 +196,11 @@ fn check_leaf_is_for(leaf: &Cert, kind: LeafKind, report: &Report) -> Result<(),
 fn compare_tcb(leaf: &Cert, report: &Report) -> (String, String, Result<(), SnpError>) {
     let stated = report.reported_tcb;
     let (certified, outcome) = match leaf.tcb() {
-        Ok(certificate) if certificate == stated => (tcb(certificate), Ok(())),
-        Ok(certificate) => (tcb(certificate), Err(SnpError::Tcb { certificate, report: stated })),
+        Ok(certificate) if certificate == stated => (certificate.to_string(), Ok(())),
+        Ok(certificate) => (certificate.to_string(), Err(SnpError::Tcb { certificate, report: stated })),
         Err(source) => ("that of the certificate".into(), Err(SnpError::Certificate { part: ChainPart::Leaf, source })),
     };
-    (tcb(stated), certified, outcome)
+    (stated.to_string(), certified, outcome)
 }
 
 /// Which chip the certificate is for, and whether it is the report's.
@@ -216,12 +222,6 @@ fn check_signature(leaf: &Cert, report: &Report) -> Result<(), SnpError> {
     genuine.then_some(()).ok_or(SnpError::ReportSignature)
 }
 
-/// A TCB for people.
-fn tcb(tcb: TcbVersion) -> String {
-    let fmc = tcb.fmc.map(|fmc| format!("FMC {fmc}, ")).unwrap_or_default();
-    format!("{fmc}boot loader {}, TEE {}, SNP {}, microcode {}", tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode)
-}
-
 /// SNP among the kinds of evidence.
 pub(crate) struct SnpVerifier {
     pub(crate) trust: SnpTrust,
@@ -230,6 +230,10 @@ pub(crate) struct SnpVerifier {
 impl Verifier for SnpVerifier {
     fn tee(&self) -> TeeType {
         TeeType::Snp
+    }
+
+    fn needs(&self, evidence: &Value) -> Vec<Need> {
+        Evidence::deserialize(evidence).map_or_else(|_| Vec::new(), |evidence| kds::needs(&evidence))
     }
 
     fn parse_raw(&self, raw: &[u8]) -> Result<Value, VerifyError> {

@@ -5,6 +5,7 @@
 use kata_cc_evidence::snp::Generation;
 
 use super::cert::{Cert, CertError, common_name};
+use super::crl::RevocationList;
 
 /// Why a root cannot be trusted as configured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +51,8 @@ pub(super) struct Root {
     pub(super) simulated: bool,
     pub(super) ark: Cert,
     pub(super) intermediates: Vec<Cert>,
-    pub(super) revoked: Vec<Vec<u8>>,
+    /// Lists configured, genuine; evidence and collateral may bring more.
+    pub(super) lists: Vec<RevocationList>,
 }
 
 /// A set of trusted roots.
@@ -78,7 +80,7 @@ impl RootSet {
                 simulated: false,
                 ark,
                 intermediates,
-                revoked: Vec::new(),
+                lists: Vec::new(),
             }
         });
         Self { roots: roots.into() }
@@ -103,7 +105,7 @@ impl RootSet {
         if self.roots.iter().any(|root| root.ark.subject() == ark.subject()) {
             return Err(RootError::Subject { name, subject: common_name(ark.subject()) });
         }
-        let root = Root { name, generation: None, simulated: true, ark, intermediates: certs.collect(), revoked: Vec::new() };
+        let root = Root { name, generation: None, simulated: true, ark, intermediates: certs.collect(), lists: Vec::new() };
         self.roots.push(root);
         Ok(self)
     }
@@ -115,8 +117,8 @@ impl RootSet {
     pub fn with_revocation_list(mut self, der: &[u8]) -> Result<Self, RootError> {
         let mut genuine = false;
         for root in &mut self.roots {
-            if let Some(serials) = root.ark.revoked_serials(der) {
-                root.revoked.extend(serials);
+            if let Some(list) = root.ark.revocation_list(der) {
+                root.lists.push(list);
                 genuine = true;
             }
         }

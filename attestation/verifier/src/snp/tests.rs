@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use der::Encode as _;
-use kata_cc_evidence::snp::{CertEntry, CertKind, CertTable};
+use kata_cc_evidence::snp::{CertEntry, CertKind, CertTable, TcbVersion};
 use x509_cert::Certificate;
 
 use super::cert::common_name;
@@ -73,7 +73,7 @@ fn milan_report_survives_cocos_json() {
 }
 
 #[test]
-fn recorded_tampers_of_the_milan_report_fail_as_recorded() {
+fn ac_53_recorded_tampers_of_the_milan_report_fail_as_recorded() {
     let Some(dir) = vectors() else { return };
     let report = read(&dir, &format!("{TRUSTEE}/test-report.bin"));
     let vcek = read(&dir, &format!("{TRUSTEE}/test-vcek.der"));
@@ -109,7 +109,7 @@ fn every_signed_byte_of_the_milan_report_counts() {
 }
 
 #[test]
-fn certificates_of_other_chips_and_tcbs_do_not_fit_the_milan_report() {
+fn ac_53_certificates_of_other_chips_and_tcbs_do_not_fit_the_milan_report() {
     let Some(dir) = vectors() else { return };
     let report = read(&dir, &format!("{TRUSTEE}/test-report.bin"));
     for name in ["test-vcek-invalid-legacy.der", "test-vcek-invalid-new.der"] {
@@ -138,7 +138,7 @@ fn report_of_a_vlek_verifies_up_to_its_privilege_level() {
 }
 
 #[test]
-fn vlek_and_vcek_do_not_pass_for_each_other() {
+fn ac_53_vlek_and_vcek_do_not_pass_for_each_other() {
     let Some(dir) = vectors() else { return };
     let vlek_report = read(&dir, &format!("{TRUSTEE}/test-vlek-report.bin"));
     let vlek = read(&dir, &format!("{TRUSTEE}/test-vlek.der"));
@@ -176,7 +176,8 @@ fn certificates_of_virtee_and_google_hang_from_the_compiled_in_roots() {
         let empty = Evidence::new(Report::default(), None).expect("well formed");
         let trust = RootSet::amd().into();
         let now = leaf.not_before() + 1;
-        let root = chain::verify(&leaf, LeafKind::Vcek, &empty, &trust, now, &mut Checks::default()).expect("chain holds");
+        let root =
+            chain::verify(&leaf, LeafKind::Vcek, &empty, &trust, &Collateral::none(), now, &mut Checks::default()).expect("chain holds");
         assert_eq!(root.name, format!("AMD {product}"));
         assert_eq!(leaf.tcb().expect("there").fmc.is_some(), product == "Turin");
         assert!(leaf.hwid().is_ok());
@@ -186,7 +187,10 @@ fn certificates_of_virtee_and_google_hang_from_the_compiled_in_roots() {
     if let Ok(leaf) = Cert::parse(&broken) {
         let empty = Evidence::new(Report::default(), None).expect("well formed");
         let trust = RootSet::amd().into();
-        assert!(chain::verify(&leaf, LeafKind::Vcek, &empty, &trust, leaf.not_before() + 1, &mut Checks::default()).is_err());
+        assert!(
+            chain::verify(&leaf, LeafKind::Vcek, &empty, &trust, &Collateral::none(), leaf.not_before() + 1, &mut Checks::default())
+                .is_err()
+        );
     }
 }
 
@@ -207,6 +211,79 @@ fn a_known_endorsement_serves_evidence_that_comes_without() {
     };
     assert_eq!(with(&known), Ok(()));
     assert!(matches!(with(&known[..3]), Err(SnpError::NoEndorsement { kind: "VCEK", .. })));
+}
+
+#[test]
+fn a_fetched_endorsement_serves_a_real_report_that_comes_without() {
+    let Some(dir) = vectors() else { return };
+    let bare = Evidence::from_raw(&read(&dir, &format!("{TRUSTEE}/test-report.bin")), &[]).expect("well formed");
+    let needs = kds::needs(&bare);
+    // Version 2 does not state the generation: where the certificate is served is one of two places.
+    assert_eq!(needs.len(), 4);
+    assert!(needs[0].path.starts_with("vcek/v1/Milan/c38427a3") && needs[0].path.ends_with("?blSPL=03&teeSPL=00&snpSPL=08&ucodeSPL=115"));
+    let with = |file: &str| {
+        let mut collateral = Collateral::none();
+        let body = read(&dir, file);
+        collateral.insert(needs[0].clone(), crate::collateral::Item { body, ..Default::default() });
+        check_with(&bare, &RootSet::amd().into(), &collateral, IN_2024).map(|_| ())
+    };
+    assert_eq!(with(&format!("{TRUSTEE}/test-vcek.der")), Ok(()));
+    assert!(matches!(with("google/go-sev-guest/verify/testdata/vcek.testcer"), Err(SnpError::Tcb { .. } | SnpError::ChipId { .. })));
+}
+
+#[test]
+fn rules_hold_for_real_reports() {
+    let Some(dir) = vectors() else { return };
+    let report = read(&dir, &format!("{TRUSTEE}/test-report.bin"));
+    let evidence = evidence(&report, CertKind::Vcek, read(&dir, &format!("{TRUSTEE}/test-vcek.der")));
+    let with = |rules: SnpRules| {
+        let trust = SnpTrust { rules, ..RootSet::amd().into() };
+        check_with(&evidence, &trust, &Collateral::none(), IN_2024).map(|_| ())
+    };
+    // The generation is the root's: the report's version does not say.
+    let denied = with(SnpRules { deny_generations: vec![Generation::Milan], ..SnpRules::default() });
+    assert_eq!(denied, Err(SnpError::GenerationDenied { generation: Generation::Milan }));
+    let own = evidence.report().reported_tcb;
+    let floor = |tcb| with(SnpRules { minimum_tcb: vec![(Generation::Milan, tcb)], ..SnpRules::default() });
+    assert_eq!(floor(own), Ok(()));
+    assert!(matches!(floor(TcbVersion { microcode: 116, ..own }), Err(SnpError::TcbBelowMinimum { which: "REPORTED_TCB", .. })));
+    let crl = with(SnpRules { require_crl: true, ..SnpRules::default() });
+    assert_eq!(crl, Err(SnpError::RevocationList { root: "AMD Milan".into(), gap: RevocationGap::Missing }));
+}
+
+#[test]
+fn amds_chains_in_other_projects_are_those_compiled_in() {
+    let Some(dir) = vectors() else { return };
+    let trust = "google/go-sev-guest/verify/trust";
+    let builtin = "virtee/sev/src/certs/snp/builtin";
+    let trustee = "confidential-containers/trustee/deps/verifier/src/snp";
+    let mut files = vec![
+        ("google/go-sev-guest/verify/testdata/milan.testcer".to_owned(), "Milan"),
+        ("google/go-sev-guest/verify/testdata/milanvlek.testcer".to_owned(), "Milan"),
+        (format!("{trust}/ask_ark_milan.pem"), "Milan"),
+        (format!("{trust}/ask_ark_milan_vlek.pem"), "Milan"),
+        (format!("{trust}/ask_ark_genoa.pem"), "Genoa"),
+        (format!("{trust}/ask_ark_genoa_vlek.pem"), "Genoa"),
+        (format!("{trust}/ask_ark_turin_vcek.pem"), "Turin"),
+        (format!("{trust}/ask_ark_turin_vlek.pem"), "Turin"),
+        ("virtee/sev/tests/certs_data/cert_chain_milan".to_owned(), "Milan"),
+        ("virtee/sev/tests/certs_data/cert_chain_turin".to_owned(), "Turin"),
+    ];
+    for (product, name) in [("milan", "Milan"), ("genoa", "Genoa"), ("turin", "Turin")] {
+        files.push((format!("{builtin}/{product}/ark.pem"), name));
+        files.push((format!("{builtin}/{product}/ask.pem"), name));
+        files.push((format!("{trustee}/{product}_ask_ark_asvk.pem"), name));
+    }
+    let roots = RootSet::amd();
+    for (file, product) in files {
+        let root = roots.iter().find(|root| root.name == format!("AMD {product}")).expect("compiled in");
+        let certs = Cert::parse_pem(&read(&dir, &file)).expect("parses");
+        assert!(!certs.is_empty());
+        for cert in certs {
+            let known = [&root.ark].into_iter().chain(&root.intermediates).any(|known| known.is_same_issuer_as(&cert));
+            assert!(known && cert.is_signed_by(&root.ark) && cert.is_authority(), "{file}");
+        }
+    }
 }
 
 #[test]

@@ -11,8 +11,9 @@
 
 pub mod eventlog;
 pub mod snp;
+pub mod tdx;
 mod tee;
 mod values;
 
 pub use tee::{TeeType, UnknownTee};
-pub use values::{HostData, LaunchDigest, Nonce, ReportData, ValueError};
+pub use values::{HostData, LaunchDigest, MrConfigId, Nonce, ReportData, TdMeasurement, ValueError};

@@ -124,6 +124,29 @@ fixed_value!(
     "launch digest"
 );
 
+fixed_value!(
+    /// A SHA-384 value of a TD report: MRTD, an RTMR, MROWNER, MRSEAM and the like. As text: lower-case hexadecimal.
+    TdMeasurement,
+    48,
+    "TD measurement"
+);
+fixed_value!(
+    /// The 48 bytes the host gave when it made the TD (MRCONFIGID), where the initdata digest goes. As text: lower-case hexadecimal.
+    MrConfigId,
+    48,
+    "MRCONFIGID"
+);
+
+impl MrConfigId {
+    /// The MRCONFIGID an initdata digest must appear as: the first 48 bytes, zero padded.
+    #[must_use]
+    pub fn from_digest(digest: &[u8]) -> Self {
+        let mut bytes = [0; Self::LEN];
+        bytes.iter_mut().zip(digest).for_each(|(to, from)| *to = *from);
+        Self(bytes)
+    }
+}
+
 impl ReportData {
     /// Places a digest of at most 64 bytes at the start and fills with zeros, as the RCAR exchange does. Longer input is cut.
     #[must_use]
@@ -184,5 +207,7 @@ mod tests {
         assert_eq!(ReportData::from_digest(&[7; 48]).0[47..50], [7, 0, 0]);
         assert_eq!(HostData::from_digest(&[7; 48]).0, [7; 32]);
         assert_eq!(HostData::from_digest(&[7; 20]).0[19..21], [7, 0]);
+        assert_eq!(MrConfigId::from_digest(&[7; 64]).0, [7; 48]);
+        assert_eq!(MrConfigId::from_digest(&[7; 32]).0[31..33], [7, 0]);
     }
 }

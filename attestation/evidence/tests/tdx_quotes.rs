@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kata_cc_evidence::tdx::{
-    Body, BodyType, CertificationData, CertificationDataType, EnclaveReport, Evidence, Extension15, Header, INTEL_QE_VENDOR_ID,
-    QeCertification, Quote, QuoteError, SignatureData, TdAttributes,
+    Body, BodyType, CertificationData, CertificationDataType, EnclaveReport, Evidence, Extension15, Extension15Ex, Header,
+    INTEL_QE_VENDOR_ID, QeCertification, Quote, QuoteError, SignatureData, TdAttributes,
 };
 use kata_cc_evidence::{MrConfigId, ReportData, TdMeasurement};
 
@@ -129,12 +129,28 @@ fn made(version: u16, extension: Option<Extension15>) -> Quote {
 }
 
 fn extension() -> Extension15 {
-    Extension15 { tee_tcb_svn2: [11; 16], mr_service_td: TdMeasurement([12; 48]) }
+    Extension15 { tee_tcb_svn2: [11; 16], mr_service_td: TdMeasurement([12; 48]), more: None }
+}
+
+fn extended() -> Extension15 {
+    let more = Extension15Ex {
+        vm_id: 1,
+        td_id: [2; 32],
+        dev_info: TdMeasurement([3; 48]),
+        init_service_td_hash: TdMeasurement([4; 48]),
+        init_service_td_attributes: [5; 8],
+        init_cpu_svn: [6; 16],
+        init_tee_tcb_svn: [7; 16],
+        init_tee_fmspc: [8; 12],
+        cur_service_td_hash: TdMeasurement([9; 48]),
+        cur_service_td_attributes: [10; 8],
+    };
+    Extension15 { more: Some(more), ..extension() }
 }
 
 /// One quote of each form.
-fn forms() -> [Quote; 3] {
-    [made(4, None), made(5, None), made(5, Some(extension()))]
+fn forms() -> [Quote; 4] {
+    [made(4, None), made(5, None), made(5, Some(extension())), made(5, Some(extended()))]
 }
 
 #[test]
@@ -208,7 +224,7 @@ fn refused(quote: &Quote, offset: usize, with: &[u8]) -> QuoteError {
 
 #[test]
 fn ac_54_lengths_that_lie_are_refused_each_by_its_part() {
-    let [v4, _, v5] = forms();
+    let [v4, _, v5, _] = forms();
     let total = u32::try_from(v4.to_bytes().expect("serialises").len()).expect("small") - 636;
     for lie in [total + 1, u32::MAX, 0x8000_0000] {
         assert!(matches!(refused(&v4, V4_SIGNATURE_LENGTH, &lie.to_le_bytes()), QuoteError::Truncated { what: "quote", .. }), "{lie}");
@@ -239,13 +255,13 @@ fn ac_54_lengths_that_lie_are_refused_each_by_its_part() {
 
 #[test]
 fn forms_that_are_not_known_are_refused_by_name() {
-    let [v4, _, v5] = forms();
+    let [v4, _, v5, _] = forms();
     assert_eq!(refused(&v4, 0, &[3, 0]), QuoteError::Version { found: 3 });
     assert_eq!(refused(&v4, 0, &[6, 0]), QuoteError::Version { found: 6 });
     assert_eq!(refused(&v4, 2, &[3, 0]), QuoteError::AttestationKeyType { found: 3 });
     assert_eq!(refused(&v4, 4, &[0, 0, 0, 0]), QuoteError::TeeType { found: 0 });
     assert_eq!(refused(&v4, V4_CERTIFICATION_TYPE, &[5, 0]), QuoteError::CertificationDataType { found: 5 });
-    for found in [0_u16, 1, 4, 0xffff] {
+    for found in [0_u16, 1, 5, 0xffff] {
         assert_eq!(refused(&v5, V5_BODY_TYPE, &found.to_le_bytes()), QuoteError::BodyType { found });
     }
     assert!(matches!(Quote::parse(&vec![0; Quote::MAX_LEN + 1]), Err(QuoteError::TooLong { .. })));

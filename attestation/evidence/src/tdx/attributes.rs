@@ -19,6 +19,8 @@ macro_rules! bits {
 impl TdAttributes {
     /// Group TUD, bits 0 to 7: any of them makes a TD one that is not to be trusted, those not defined yet too.
     pub const TUD: u64 = 0xff;
+    /// Bits without a meaning so far, which verifiers must find to be zero.
+    pub const RESERVED: u64 = 0x3fff_ffff_0780_ff8e;
 
     bits! {
         /// DEBUG: the host may read and change the TD's memory and registers.
@@ -29,8 +31,10 @@ impl TdAttributes {
         perf_prof = 5;
         /// PMT_PROF: the host may profile the TD with core telemetry.
         pmt_prof = 6;
-        /// ICSSD: the TD has the interrupt controller's state delivered by the host.
+        /// ICSSD: the TD is defended against single-stepping by counting instructions.
         icssd = 16;
+        /// SERVTD_EXT: the TD report covers more of the service TDs bound to the TD.
+        servtd_ext = 17;
         /// LASS: the TD may use linear address space separation.
         lass = 27;
         /// SEPT_VE_DISABLE: a page the host takes away stops the TD, rather than raising an exception in it that the host so can inject.
@@ -51,6 +55,12 @@ impl TdAttributes {
     #[must_use]
     pub const fn is_trusted(self) -> bool {
         self.0 & Self::TUD == 0
+    }
+
+    /// The reserved bits that are set: of a newer module, with a meaning that nobody here knows.
+    #[must_use]
+    pub const fn reserved(self) -> u64 {
+        self.0 & Self::RESERVED
     }
 
     /// As in the quote.
@@ -80,6 +90,8 @@ mod tests {
         assert!(TdAttributes(1 << 30).pks() && TdAttributes(1 << 31).key_locker() && TdAttributes(1 << 63).perfmon());
         for bit in 0..64 {
             assert_eq!(TdAttributes(1 << bit).is_trusted(), bit > 7, "bit {bit}");
+            let reserved = matches!(bit, 1..=3 | 7..=15 | 23..=26 | 32..=61);
+            assert_eq!(TdAttributes(1 << bit).reserved() != 0, reserved, "bit {bit}");
         }
     }
 }

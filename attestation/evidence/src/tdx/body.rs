@@ -1,8 +1,8 @@
-//! The TD report in a quote: 584 bytes for TDX 1.0, 64 more from TDX 1.5 on.
+//! The TD report in a quote: 584 bytes for TDX 1.0, 64 more from TDX 1.5 on, 237 more again in its extended form.
 
 use super::attributes::TdAttributes;
 use super::cursor::Cursor;
-use super::quote::QuoteError;
+use super::quote::{BodyType, QuoteError};
 use crate::values::{MrConfigId, ReportData, TdMeasurement};
 
 /// What the TDX module and the guest say of the TD. Parsed, **not verified**.
@@ -43,6 +43,63 @@ pub struct Extension15 {
     pub tee_tcb_svn2: [u8; 16],
     /// MRSERVICETD: digest of the service TDs bound to this one; zero without any.
     pub mr_service_td: TdMeasurement,
+    /// What the extended form has more.
+    pub more: Option<Extension15Ex>,
+}
+
+/// The fields of the extended form of TDX 1.5.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extension15Ex {
+    /// VMID: which VM of a partitioned TD; 0 without partitions.
+    pub vm_id: u8,
+    /// TD_ID: unique to this run of the TD.
+    pub td_id: [u8; 32],
+    /// DEV_INFO: digest of what is known of the devices assigned to it.
+    pub dev_info: TdMeasurement,
+    /// INIT_SERVTD_HASH: digest of the service TDs bound when the TD was made.
+    pub init_service_td_hash: TdMeasurement,
+    /// INIT_SERVTD_ATTR: attributes of the service TD bound when the TD was made.
+    pub init_service_td_attributes: [u8; 8],
+    /// INIT_CPUSVN: CPUSVN when the TD was made.
+    pub init_cpu_svn: [u8; 16],
+    /// INIT_TEE_TCB_SVN: TEE_TCB_SVN when the TD was made.
+    pub init_tee_tcb_svn: [u8; 16],
+    /// INIT_TEE_FMSPC: model of the platform the TD was made on.
+    pub init_tee_fmspc: [u8; 12],
+    /// CURR_SERVTD_HASH: digest of the service TDs bound now.
+    pub cur_service_td_hash: TdMeasurement,
+    /// CURR_SERVTD_ATTR: attributes of the service TD bound now.
+    pub cur_service_td_attributes: [u8; 8],
+}
+
+impl Extension15Ex {
+    fn read(c: &mut Cursor<'_>) -> Result<Self, QuoteError> {
+        Ok(Self {
+            vm_id: u8::from_le_bytes(c.array()?),
+            td_id: c.array()?,
+            dev_info: TdMeasurement(c.array()?),
+            init_service_td_hash: TdMeasurement(c.array()?),
+            init_service_td_attributes: c.array()?,
+            init_cpu_svn: c.array()?,
+            init_tee_tcb_svn: c.array()?,
+            init_tee_fmspc: c.array()?,
+            cur_service_td_hash: TdMeasurement(c.array()?),
+            cur_service_td_attributes: c.array()?,
+        })
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(self.vm_id);
+        out.extend(self.td_id);
+        out.extend(self.dev_info.0);
+        out.extend(self.init_service_td_hash.0);
+        out.extend(self.init_service_td_attributes);
+        out.extend(self.init_cpu_svn);
+        out.extend(self.init_tee_tcb_svn);
+        out.extend(self.init_tee_fmspc);
+        out.extend(self.cur_service_td_hash.0);
+        out.extend(self.cur_service_td_attributes);
+    }
 }
 
 impl Body {
@@ -50,8 +107,10 @@ impl Body {
     pub const LEN_10: usize = 584;
     /// Size from TDX 1.5 on.
     pub const LEN_15: usize = 648;
+    /// Size of the extended form.
+    pub const LEN_15_EX: usize = 885;
 
-    pub(super) fn read(c: &mut Cursor<'_>, has_extension: bool) -> Result<Self, QuoteError> {
+    pub(super) fn read(c: &mut Cursor<'_>, kind: BodyType) -> Result<Self, QuoteError> {
         Ok(Self {
             tee_tcb_svn: c.array()?,
             mr_seam: TdMeasurement(c.array()?),
@@ -65,10 +124,13 @@ impl Body {
             mr_owner_config: TdMeasurement(c.array()?),
             rtmr: [TdMeasurement(c.array()?), TdMeasurement(c.array()?), TdMeasurement(c.array()?), TdMeasurement(c.array()?)],
             report_data: ReportData(c.array()?),
-            extension: if has_extension {
-                Some(Extension15 { tee_tcb_svn2: c.array()?, mr_service_td: TdMeasurement(c.array()?) })
-            } else {
-                None
+            extension: match kind {
+                BodyType::Td10 => None,
+                BodyType::Td15 | BodyType::Td15Ex => Some(Extension15 {
+                    tee_tcb_svn2: c.array()?,
+                    mr_service_td: TdMeasurement(c.array()?),
+                    more: if kind == BodyType::Td15Ex { Some(Extension15Ex::read(c)?) } else { None },
+                }),
             },
         })
     }
@@ -91,6 +153,9 @@ impl Body {
         if let Some(extension) = self.extension {
             out.extend(extension.tee_tcb_svn2);
             out.extend(extension.mr_service_td.0);
+            if let Some(more) = extension.more {
+                more.write(out);
+            }
         }
     }
 }

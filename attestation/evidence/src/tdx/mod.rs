@@ -12,7 +12,7 @@ mod quote;
 mod signature;
 
 pub use attributes::TdAttributes;
-pub use body::{Body, Extension15};
+pub use body::{Body, Extension15, Extension15Ex};
 pub use enclave::EnclaveReport;
 pub use evidence::{Evidence, EvidenceError};
 pub use quote::{BodyType, Header, INTEL_QE_VENDOR_ID, Quote, QuoteError};

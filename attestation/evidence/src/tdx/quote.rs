@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! v4: header 48 ‖ body 584                              ‖ u32 length ‖ signature data ‖ anything
-//! v5: header 48 ‖ u16 type ‖ u32 size ‖ body 584 or 648 ‖ u32 length ‖ signature data ‖ anything
+//! v5: header 48 ‖ u16 type ‖ u32 size ‖ body 584, 648, 885 ‖ u32 length ‖ signature data ‖ anything
 //! ```
 //! What follows the signature data is not part of the quote and is given back apart: quoting services pad.
 
@@ -58,7 +58,7 @@ pub enum QuoteError {
         found: u16,
     },
     /// A body type of version 5 that is no TD report.
-    #[error("TDX quote: body type {found}, expected 2 (TD report 1.0) or 3 (TD report 1.5)")]
+    #[error("TDX quote: body type {found}, expected 2 (TD report 1.0), 3 (1.5) or 4 (1.5, extended)")]
     BodyType {
         /// The type found.
         found: u16,
@@ -105,6 +105,8 @@ pub enum BodyType {
     Td10 = 2,
     /// TD report of TDX 1.5.
     Td15 = 3,
+    /// TD report of TDX 1.5 in its extended form.
+    Td15Ex = 4,
 }
 
 impl BodyType {
@@ -114,6 +116,7 @@ impl BodyType {
         match self {
             Self::Td10 => Body::LEN_10,
             Self::Td15 => Body::LEN_15,
+            Self::Td15Ex => Body::LEN_15_EX,
         }
     }
 
@@ -207,7 +210,7 @@ impl Quote {
         let header = Header::read(&mut c)?;
         let kind = if header.version == 4 { BodyType::Td10 } else { read_body_type(&mut c)? };
         let mut body_bytes = Cursor::new(c.take(kind.size())?, "TD report");
-        let body = Body::read(&mut body_bytes, kind == BodyType::Td15)?;
+        let body = Body::read(&mut body_bytes, kind)?;
         body_bytes.end()?;
         let signature_data = SignatureData::parse(c.sized()?)?;
         Ok((Self { header, body, signature_data }, c.rest()))
@@ -216,7 +219,11 @@ impl Quote {
     /// Type of the body.
     #[must_use]
     pub const fn body_type(&self) -> BodyType {
-        if self.body.extension.is_some() { BodyType::Td15 } else { BodyType::Td10 }
+        match self.body.extension {
+            None => BodyType::Td10,
+            Some(extension) if extension.more.is_none() => BodyType::Td15,
+            Some(_) => BodyType::Td15Ex,
+        }
     }
 
     /// The bytes that the attestation key signs: all before the length of the signature data.
@@ -224,17 +231,17 @@ impl Quote {
     /// # Errors
     /// When the body does not fit the version.
     pub fn signed_bytes(&self) -> Result<Vec<u8>, QuoteError> {
-        let mut out = Vec::with_capacity(Header::LEN.saturating_add(Body::LEN_15));
+        let mut out = Vec::with_capacity(Header::LEN.saturating_add(Body::LEN_15_EX));
         self.header.write(&mut out);
         let kind = self.body_type();
         match (self.header.version, kind) {
             (4, BodyType::Td10) => {}
             (5, _) => {
                 out.extend(kind.code().to_le_bytes());
-                #[expect(clippy::cast_possible_truncation, reason = "584 or 648")]
+                #[expect(clippy::cast_possible_truncation, reason = "less than 1000")]
                 out.extend((kind.size() as u32).to_le_bytes());
             }
-            (4, BodyType::Td15) => return Err(QuoteError::Extension { found: 4 }),
+            (4, BodyType::Td15 | BodyType::Td15Ex) => return Err(QuoteError::Extension { found: 4 }),
             (found, _) => return Err(QuoteError::Version { found }),
         }
         self.body.write(&mut out);
@@ -256,6 +263,7 @@ fn read_body_type(c: &mut Cursor<'_>) -> Result<BodyType, QuoteError> {
     let kind = match c.u16()? {
         2 => BodyType::Td10,
         3 => BodyType::Td15,
+        4 => BodyType::Td15Ex,
         found => return Err(QuoteError::BodyType { found }),
     };
     let size = c.u32()?;

@@ -8,6 +8,7 @@
 mod artifacts;
 mod check;
 mod context;
+mod fuzz;
 mod guest;
 mod kernel;
 mod lab;
@@ -79,6 +80,8 @@ enum Command {
     Check,
     /// Format the source
     Fmt,
+    /// Throw inputs at every parser of untrusted bytes
+    Fuzz(fuzz::Args),
     /// Compare launch digests with those of sev-snp-measure, on random launches
     Oracle {
         /// Repeat a run
@@ -131,6 +134,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test { profile, options } => return check::test(&cx, profile, &options),
         Command::Check => check::clippy(&cx)?,
         Command::Fmt => check::fmt(&cx)?,
+        Command::Fuzz(args) => println!("{} fuzz targets found nothing", fuzz::run(&cx, &args)?),
         Command::Oracle { seed, cases } => println!("{}", oracle::run(&cx, seed, cases)?),
     }
     Ok(ExitCode::SUCCESS)

@@ -87,17 +87,24 @@ impl Appraiser {
         Self { verifiers: Arc::new(Verifiers::new(trust)) }
     }
 
-    /// Verifies the evidence of a session and appraises it under `policy`, or under the default where there is none.
-    pub fn appraise(&self, received: &ToVerify, policy: Option<&str>, references: ReferenceValues, now: u64) -> Result<Verdict, Refusal> {
+    /// Verifies the evidence of a session and appraises it under `policy`, or under the default where there is none. What was checked of
+    /// the evidence is in `checks` whatever comes of it.
+    pub fn appraise(
+        &self,
+        received: &ToVerify,
+        policy: Option<&str>,
+        references: ReferenceValues,
+        now: u64,
+        checks: &mut Checks,
+    ) -> Result<Verdict, Refusal> {
         let init_data = received.init_data().map(ParsedInitData::parse).transpose()?;
         let expected = Expected {
             report_data: Some(received.expected_report_data()),
-            challenge: Some(&received.runtime_data().nonce),
             initdata_digest: init_data.as_ref().map(|i| i.digest.as_slice()),
             now_unix: now,
         };
         let verifier = self.verifiers.get(received.tee())?;
-        let verified = verifier.verify(received.evidence(), &expected, &Collateral::none(), &mut Checks::default())?;
+        let verified = verifier.verify(received.evidence(), &expected, &Collateral::none(), checks)?;
         let claims = verified.claims().clone();
 
         let (policy_id, policy) = match policy {

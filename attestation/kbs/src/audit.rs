@@ -3,6 +3,7 @@
 //! For administrators and the broker's own log only; a guest never sees an expected value. Values here are claims and reference values,
 //! which are not secret; **invariant:** no secret, token or key is ever part of a [`Decision`].
 
+use kata_cc_verifier::checks::{Check, Outcome};
 use serde::Serialize;
 
 /// What was decided over.
@@ -49,6 +50,14 @@ pub struct Comparison {
     pub expected: serde_json::Value,
     /// What was there.
     pub found: serde_json::Value,
+}
+
+impl From<&Check> for Comparison {
+    /// A check of the verifier; what it was given nothing to compare with says so.
+    fn from(check: &Check) -> Self {
+        let expected = if check.outcome == Outcome::NotCompared { "(not compared)" } else { &check.expected };
+        Self { claim: check.name.into(), expected: expected.into(), found: check.found.clone().into() }
+    }
 }
 
 /// One decision.

@@ -261,6 +261,12 @@ fn another_measurement_is_refused_and_the_audit_says_what_was_expected() {
 fn simulated_evidence_without_a_configured_root_gets_no_token() {
     let broker = TestBroker::start(false);
     refused(&broker.attest_with(&launched(), None, |_| ()).unwrap_err(), 401, "unknown-root");
+    // The guest learns the name; the administrator what was checked, and what was found at the check that failed.
+    let audit = broker.audit();
+    let compared = audit.iter().find(|d| d["action"] == "attest").unwrap()["comparisons"].as_array().unwrap();
+    let names: Vec<&str> = compared.iter().filter_map(|c| c["claim"].as_str()).collect();
+    assert_eq!(names, ["report", "signing key", "endorsement", "root"], "{audit:?}");
+    assert_eq!(compared[3]["expected"], "one of AMD Milan, AMD Genoa, AMD Turin");
     assert!(body(&broker.get("/metrics")).contains("kbs_attestations_total{tee=\"snp\",outcome=\"refused\"} 1\n"));
 }
 

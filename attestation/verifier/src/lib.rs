@@ -16,10 +16,12 @@ pub mod checks;
 pub mod collateral;
 pub mod eventlog;
 pub mod snp;
+#[cfg(test)]
+mod vectors;
 
 use checks::Checks;
 use collateral::{Collateral, Need};
-use kata_cc_evidence::{Nonce, ReportData, TeeType};
+use kata_cc_evidence::{ReportData, TeeType};
 use serde_json::Value;
 
 /// What evidence must be bound to.
@@ -27,8 +29,6 @@ use serde_json::Value;
 pub struct Expected<'a> {
     /// The report data that binds nonce and key of this exchange; `None` only offline, where there was no exchange and it is not compared.
     pub report_data: Option<&'a ReportData>,
-    /// The nonce of this exchange as it was sent, for kinds whose challenge is more than a nonce (see [`Challenger`]).
-    pub challenge: Option<&'a str>,
     /// Digest of the initdata the client sent, if it sent any. Each TEE places it in its own field.
     pub initdata_digest: Option<&'a [u8]>,
     /// Now, in seconds since the epoch.
@@ -150,29 +150,6 @@ pub trait Verifier: Send + Sync {
         collateral: &Collateral,
         checks: &mut Checks,
     ) -> Result<Verified, VerifyError>;
-
-    /// Set where the challenge is more than a nonce.
-    fn challenger(&self) -> Option<&dyn Challenger> {
-        None
-    }
-}
-
-/// Makes the challenges of a TEE that wants more than a nonce.
-pub trait Challenger {
-    /// The challenge that carries `nonce`.
-    ///
-    /// # Errors
-    /// When this broker is not set up to make one.
-    fn challenge(&self, nonce: &Nonce) -> Result<TeeChallenge, VerifyError>;
-}
-
-/// Such a challenge.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TeeChallenge {
-    /// What is sent in place of the nonce, and comes back as [`Expected::challenge`].
-    pub nonce: String,
-    /// Hash algorithm that the client is told to use, by its name in the protocol.
-    pub hash_algorithm: &'static str,
 }
 
 /// What is trusted, for each kind of TEE.
@@ -235,7 +212,7 @@ mod tests {
     #[test]
     fn malformed_evidence_is_refused_by_name() {
         let verifiers = Verifiers::new(Trust { snp: snp::RootSet::amd().into() });
-        let expected = Expected { report_data: Some(&ReportData::ZERO), challenge: None, initdata_digest: None, now_unix: 0 };
+        let expected = Expected { report_data: Some(&ReportData::ZERO), initdata_digest: None, now_unix: 0 };
         for evidence in [Value::Null, serde_json::json!({}), serde_json::json!({"svn": "1", "report_data": "AAAA"})] {
             let refused =
                 verifiers.get(TeeType::Snp).expect("listed").verify(&evidence, &expected, &Collateral::none(), &mut Checks::default());

@@ -277,7 +277,7 @@ fn the_verifier_of_the_broker_says_the_same() {
     let json = serde_json::to_value(world.evidence()).expect("serialises");
     let mut digest = [0x52; 48];
     digest[40] = 1;
-    let expected = Expected { report_data: Some(&REPORT_DATA), challenge: None, initdata_digest: Some(&digest), now_unix: NOW };
+    let expected = Expected { report_data: Some(&REPORT_DATA), initdata_digest: Some(&digest), now_unix: NOW };
     let verify = |expected: &Expected<'_>| {
         verifiers.get(TeeType::Snp).expect("listed").verify(&json, expected, &Collateral::none(), &mut Checks::default())
     };

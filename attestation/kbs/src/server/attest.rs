@@ -17,6 +17,7 @@ use kata_cc_kbs_protocol::ToVerify;
 use kata_cc_kbs_protocol::ear::{EAT_PROFILE, Ear, Status, VerifierId};
 use kata_cc_kbs_protocol::message::{Attestation, TokenResponse};
 use kata_cc_kbs_protocol::token::MAX_TOKEN;
+use kata_cc_verifier::checks::Checks;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -39,10 +40,11 @@ pub async fn attest(
     let (policy, references) =
         broker.store.run(|db| Ok((db.policy(&PolicyName::Attestation(POLICY_ID.into()))?, db.reference_values()?))).await?;
     let appraiser = broker.appraiser.clone();
-    let (received, outcome): (ToVerify, Result<Verdict, Refusal>) = broker
+    let (received, outcome, checks): (ToVerify, Result<Verdict, Refusal>, Checks) = broker
         .evaluate(move || {
-            let outcome = appraiser.appraise(&received, policy.as_deref(), references, now);
-            (received, outcome)
+            let mut checks = Checks::default();
+            let outcome = appraiser.appraise(&received, policy.as_deref(), references, now, &mut checks);
+            (received, outcome, checks)
         })
         .await?;
 
@@ -53,6 +55,7 @@ pub async fn attest(
             let mut decision = Decision::new(now, Action::Attest, false, "refused", refusal.check());
             decision.tee = Some(tee.as_str().into());
             decision.detail = refusal.to_string();
+            decision.comparisons = checks.all().iter().map(Comparison::from).collect();
             broker.record(decision).await?;
             return Err(match refusal {
                 Refusal::Policy(e) => e.into(),

@@ -1,22 +1,15 @@
 //! Claims against CoCo's recorded ones, and boot claims that must not come of a log that could be read otherwise.
 
-use std::path::PathBuf;
-
 use kata_cc_evidence::eventlog::{EventDigest, encode_event, encode_header};
 
 use super::*;
+use crate::vectors;
 
 const ALG: HashAlgorithm = HashAlgorithm::SHA384;
 const TRUSTEE: &str = "confidential-containers/trustee/deps";
 
 fn read(path: &str) -> Option<Vec<u8>> {
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors");
-    let path = std::env::var_os("KATA_CC_VECTORS").map_or(beside, PathBuf::from).join(TRUSTEE).join(path);
-    let bytes = std::fs::read(&path).ok();
-    if bytes.is_none() {
-        eprintln!("SKIPPED: no event log {}; set KATA_CC_VECTORS", path.display());
-    }
-    bytes
+    Some(vectors::read(&vectors::vectors()?, &format!("{TRUSTEE}/{path}")))
 }
 
 fn log(name: &str) -> Option<EventLog> {

@@ -1,8 +1,4 @@
 //! Real reports and certificates of public test suites: every recorded outcome is reproduced here.
-//!
-//! Reads the vectors from `KATA_CC_VECTORS`, or from `shared/vectors` beside the workspace, and says loudly when they are not there.
-
-use std::path::PathBuf;
 
 use der::Encode as _;
 use kata_cc_evidence::snp::{CertEntry, CertKind, CertTable, TcbVersion};
@@ -10,25 +6,12 @@ use x509_cert::Certificate;
 
 use super::cert::common_name;
 use super::*;
+use crate::vectors::{read, vectors};
 
 /// 2024-06-01, when every certificate of the vectors but the VLEK was valid.
 const IN_2024: u64 = 1_717_200_000;
 /// 2025-01-01, within the VLEK's year.
 const IN_2025: u64 = 1_735_689_600;
-
-fn vectors() -> Option<PathBuf> {
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors");
-    let dir = std::env::var_os("KATA_CC_VECTORS").map_or(beside, PathBuf::from);
-    if !dir.is_dir() {
-        eprintln!("SKIPPED: no vectors at {}; set KATA_CC_VECTORS", dir.display());
-        return None;
-    }
-    Some(dir)
-}
-
-fn read(dir: &std::path::Path, path: &str) -> Vec<u8> {
-    std::fs::read(dir.join(path)).unwrap_or_else(|error| panic!("vector {path}: {error}"))
-}
 
 const TRUSTEE: &str = "confidential-containers/trustee/deps/verifier/test_data/snp";
 

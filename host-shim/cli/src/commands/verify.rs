@@ -112,7 +112,6 @@ fn verify(args: &Args) -> anyhow::Result<Told> {
     let now_unix = args.now.unwrap_or_else(SystemTime::now).duration_since(UNIX_EPOCH).context("the time is before 1970")?.as_secs();
     let expected = Expected {
         report_data: args.report_data.as_ref(),
-        challenge: None,
         initdata_digest: initdata_digest.as_ref().map(|digest| digest.0.as_slice()),
         now_unix,
     };

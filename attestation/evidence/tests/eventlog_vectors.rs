@@ -1,20 +1,14 @@
 //! Event logs of real guests: each parses, round-trips, has no findings, and replays to the recorded registers.
 //!
-//! The logs are Trustee's (`deps/eventlog/test_data`), found by `KATA_CC_VECTORS` or beside the workspace. Without them: SKIPPED.
+//! The logs are Trustee's (`deps/eventlog/test_data`).
 
-use std::path::PathBuf;
+mod vectors;
 
 use kata_cc_evidence::eventlog::{EventLog, EventType, HashAlgorithm, Payload, PayloadCheck, Registers};
 
 fn read(name: &str) -> Option<Vec<u8>> {
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors");
-    let root = std::env::var_os("KATA_CC_VECTORS").map_or(beside, PathBuf::from);
-    let path = root.join("confidential-containers/trustee/deps/eventlog/test_data").join(name);
-    let bytes = std::fs::read(&path).ok();
-    if bytes.is_none() {
-        eprintln!("SKIPPED: no event log {}; set KATA_CC_VECTORS", path.display());
-    }
-    bytes
+    let dir = vectors::vectors()?.join("confidential-containers/trustee/deps/eventlog/test_data");
+    Some(vectors::read(&dir, name))
 }
 
 /// Log, number of events, and how RTMR0 to RTMR3 begin (empty: zeros).

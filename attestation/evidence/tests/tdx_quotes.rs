@@ -1,8 +1,6 @@
 //! Real TDX quotes of public test suites, and made-up ones of every form: parsed, written again, cut and bent.
-//!
-//! Reads the vectors from `KATA_CC_VECTORS`, or from `shared/vectors` beside the workspace, and says loudly when they are not there.
 
-use std::path::PathBuf;
+mod vectors;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,22 +9,9 @@ use kata_cc_evidence::tdx::{
     INTEL_QE_VENDOR_ID, QeCertification, Quote, QuoteError, SignatureData, TdAttributes,
 };
 use kata_cc_evidence::{MrConfigId, ReportData, TdMeasurement};
+use vectors::{read, vectors};
 
 const TRUSTEE: &str = "confidential-containers/trustee/deps/verifier/test_data";
-
-fn vectors() -> Option<PathBuf> {
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors");
-    let dir = std::env::var_os("KATA_CC_VECTORS").map_or(beside, PathBuf::from);
-    if !dir.is_dir() {
-        eprintln!("SKIPPED: no vectors at {}; set KATA_CC_VECTORS", dir.display());
-        return None;
-    }
-    Some(dir)
-}
-
-fn read(dir: &std::path::Path, path: &str) -> Vec<u8> {
-    std::fs::read(dir.join(path)).unwrap_or_else(|error| panic!("vector {path}: {error}"))
-}
 
 /// Of a real quote: path, MRTD's start, RTMR0's start, report data's start, MRCONFIGID's start, bytes after it.
 struct Real {

@@ -1,9 +1,6 @@
-//! From events to bytes: for the agent's runtime log, and for tests.
+//! From events to bytes: a log written back, and logs made up for tests.
 
 use super::{EventDigest, EventType, HashAlgorithm};
-
-/// What closes a log that is not in an area of its own, as CoCo writes it.
-pub const END_MARK: [u8; 8] = [0xff; 8];
 
 /// The first entry of a log with these algorithms, for a guest whose firmware left no log that could be continued. Algorithms whose digests' length is not known are left out.
 #[must_use]

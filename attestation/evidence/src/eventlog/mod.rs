@@ -27,7 +27,7 @@ mod replay;
 pub use aael::{Aael, AaelError};
 pub use algorithm::HashAlgorithm;
 pub use consistency::{Finding, FindingKind, Measured, PayloadCheck};
-pub use encode::{END_MARK, encode_event, encode_header};
+pub use encode::{encode_event, encode_header};
 pub use event_type::EventType;
 pub use parse::EventLogError;
 pub use payload::{GptPartition, Payload, PayloadError, UefiVariable};
@@ -77,7 +77,7 @@ pub struct EventLog {
 impl EventLog {
     /// Largest log accepted: td-shim reserves 1 MiB, OVMF 64 KiB, and the runtime events of an agent come on top.
     pub const MAX_LEN: usize = 2 << 20;
-    /// Most events accepted. A boot by GRUB makes about a hundred, our agent stops at 5,120.
+    /// Most events accepted. A boot by GRUB makes about a hundred; runtime events come on top.
     pub const MAX_EVENTS: usize = 8192;
     /// Largest payload of an event. The largest known, a `dbx` of revoked hashes, is below 64 KiB.
     pub const MAX_EVENT: usize = 256 << 10;

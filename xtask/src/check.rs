@@ -10,18 +10,20 @@ use crate::artifacts::{Artifacts, Profile};
 use crate::context::Context;
 use crate::setup::unpacked;
 use crate::summary::{Outcome, Summary, read_closing_line, read_test_log};
-use crate::{lab, oracle, repro, setup};
+use crate::{fuzz, lab, oracle, repro, setup};
 
 /// What of the test run to leave out.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TestOptions {
-    /// Only what needs neither guest image nor virtual machine: format, lints, unit tests, launch digests
+    /// Only what is quick and needs neither guest image nor virtual machine: format, lints, unit tests, launch digests
     #[arg(long)]
     quick: bool,
 }
 
 /// Random launches compared in a test run.
 const ORACLE_CASES: u32 = 200;
+/// For each fuzz target in a test run: enough to see that it builds, runs, and finds nothing near the surface.
+const FUZZ_SECONDS: u32 = 5;
 
 /// Versions of containerd besides the machine's own, and where each is unpacked.
 const FURTHER_CONTAINERD: &[(&str, &str)] = &[("1.7", "containerd-1.7"), ("2.1", "containerd-2.1")];
@@ -57,8 +59,9 @@ pub(crate) fn test(cx: &Context, profile: Profile, options: &TestOptions) -> Res
         })
     })?;
     if options.quick {
-        summary.skip("--quick: guest image, reproducibility, end-to-end tests".into());
+        summary.skip("--quick: fuzz targets, guest image, reproducibility, end-to-end tests".into());
     } else {
+        step(cx, &mut summary, "fuzz targets", |_| Ok(Outcome::Passed(fuzz::run(cx, &fuzz::Args::all(FUZZ_SECONDS))?)))?;
         let mut built = None;
         step(cx, &mut summary, "build", |_| {
             built = Some(lab::prepare(cx, profile)?);

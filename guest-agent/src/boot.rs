@@ -2,7 +2,7 @@
 //!
 //! 1. Initdata is read from the one disk that begins with its magic. No such disk, or two: refused. Its frame is parsed: gzip, and
 //!    the outer TOML with the names of the documents. So these parsers face bytes that nobody has vouched for yet, and both are bounded.
-//! 2. The TEE is asked for a report of this very guest. Its host data must be the digest of what was read; otherwise the host has
+//! 2. The TEE is asked for a report of this very guest. Its HOST_DATA or MRCONFIGID must be the digest of what was read; otherwise the host has
 //!    shown us something else than it launched us with (AC-23), and nothing in it may be believed.
 //! 3. The documents are parsed, and the policy's signature is verified with the keys in initdata.
 //! 4. The documents must be those under the signature, each with its digest, none more and none less. The host chooses what it launches

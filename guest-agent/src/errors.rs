@@ -13,6 +13,7 @@ use crate::container::{ContainerError, InvalidId};
 use crate::copy_file::CopyError;
 use crate::image::ImageError;
 use crate::network::NetworkError;
+use crate::sealed::UnsealError;
 use crate::storage::StorageError;
 
 /// Why a request was not carried out.
@@ -42,6 +43,12 @@ pub(crate) enum RpcError {
     /// The image was not to be had.
     #[error(transparent)]
     Image(Box<ImageError>),
+    /// A sealed secret was not opened.
+    #[error(transparent)]
+    Sealed(Box<UnsealError>),
+    /// It could not be recorded, so it was not done.
+    #[error(transparent)]
+    Log(#[from] kata_cc_attester::runtime_log::RuntimeLogError),
     /// A storage was refused.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -80,6 +87,12 @@ impl From<ImageError> for RpcError {
     }
 }
 
+impl From<UnsealError> for RpcError {
+    fn from(error: UnsealError) -> Self {
+        Self::Sealed(Box::new(error))
+    }
+}
+
 impl From<InvalidId> for RpcError {
     fn from(error: InvalidId) -> Self {
         Self::Container(error.into())
@@ -111,7 +124,8 @@ impl RpcError {
                 NetworkError::Socket(_) | NetworkError::Kernel { .. } => Code::INTERNAL,
             },
             Self::Image(error) => error.code(),
-            Self::State(_) => Code::FAILED_PRECONDITION,
+            Self::Sealed(error) => error.code(),
+            Self::State(_) | Self::Log(_) => Code::FAILED_PRECONDITION,
             Self::Unimplemented(_) => Code::UNIMPLEMENTED,
             // What containerd knows as "process already finished".
             Self::Ended => Code::NOT_FOUND,

@@ -23,7 +23,7 @@ pub(crate) struct Guest {
     /// Keys that may sign a replacement of the policy.
     pub(crate) policy_keys: kata_cc_policy::TrustedKeys,
     /// The pod's containers.
-    pub(crate) containers: Containers,
+    pub(crate) containers: Arc<Containers>,
     /// Runs them.
     pub(crate) runtime: Runtime,
     /// Kills for want of memory, on their way to the host.
@@ -64,6 +64,29 @@ pub(crate) struct Sandbox {
 impl Guest {
     /// A guest under a policy, outside of any machine: nothing can be pulled, and nothing runs.
     pub(crate) fn for_tests(rego: &str) -> Self {
+        let (gate, policy_keys) = Self::gate_and_keys(rego);
+        let timeline = Arc::new(Timeline::starting(std::time::Instant::now()));
+        Self {
+            gate: Arc::new(gate),
+            policy_keys,
+            containers: Arc::default(),
+            runtime: Runtime::mute(),
+            oom: OomEvents::default(),
+            network: Network::open().unwrap(),
+            images: Images::new(Default::default(), None, std::time::Duration::from_secs(5), Arc::clone(&timeline)),
+            attester: Attester::mute(),
+            broker: None,
+            timeline,
+            sandbox: Mutex::new(Sandbox::default()),
+        }
+    }
+
+    /// A gate with a policy in force.
+    pub(crate) fn gate_for_tests(rego: &str) -> Gate {
+        Self::gate_and_keys(rego).0
+    }
+
+    fn gate_and_keys(rego: &str) -> (Gate, kata_cc_policy::TrustedKeys) {
         use kata_cc_policy::binding::DocumentDigests;
         use kata_cc_policy::envelope::PolicyPayload;
         use kata_cc_policy::initdata::InitdataBuilder;
@@ -77,19 +100,6 @@ impl Guest {
         let policy = SignedPolicy::verify(&SignedPolicy::sign(&payload, &[&key]).unwrap(), &policy_keys).unwrap();
         let gate = Gate::new();
         gate.install(policy.bind(&initdata).unwrap()).unwrap();
-        let timeline = Arc::new(Timeline::starting(std::time::Instant::now()));
-        Self {
-            gate: Arc::new(gate),
-            policy_keys,
-            containers: Containers::default(),
-            runtime: Runtime::mute(),
-            oom: OomEvents::default(),
-            network: Network::open().unwrap(),
-            images: Images::new(Default::default(), None, std::time::Duration::from_secs(5), Arc::clone(&timeline)),
-            attester: Attester::mute(),
-            broker: None,
-            timeline,
-            sandbox: Mutex::new(Sandbox::default()),
-        }
+        (gate, policy_keys)
     }
 }

@@ -76,7 +76,7 @@ impl ImageError {
 }
 
 /// The broker, as the puller asks it.
-struct FromBroker(Option<Arc<Broker>>);
+pub(crate) struct FromBroker(pub(crate) Option<Arc<Broker>>);
 
 #[async_trait]
 impl Secrets for FromBroker {
@@ -85,6 +85,15 @@ impl Secrets for FromBroker {
         let broker = self.0.as_ref().ok_or(BrokerError::None)?;
         Ok(Secret::new(broker.resource(&path).await?.expose().to_vec()))
     }
+}
+
+/// An image in the store.
+#[derive(Debug)]
+pub(crate) struct Pulled {
+    /// Its layers, lowest first.
+    pub(crate) layers: Vec<PathBuf>,
+    /// Digest of its manifest, `sha256:…`.
+    pub(crate) digest: String,
 }
 
 /// Pulls images.
@@ -112,11 +121,11 @@ impl Images {
         Self { config, broker, timeout, timeline, ready: OnceCell::new() }
     }
 
-    /// Pulls an image. Gives back its layers, lowest first, every byte of them checked.
+    /// Pulls an image, every byte of it checked.
     ///
     /// # Errors
     /// When it is not exactly what its reference, its signature policy and its keys say, or not to be had in time.
-    pub(crate) async fn pull(&self, reference: &str) -> Result<Vec<PathBuf>, ImageError> {
+    pub(crate) async fn pull(&self, reference: &str) -> Result<Pulled, ImageError> {
         let reference: Reference = reference.parse().map_err(|error| ImageError::Name(crate::errors::with_causes(&error)))?;
         tokio::time::timeout(self.timeout, self.pull_checked(&reference)).await.unwrap_or(Err(ImageError::Timeout(self.timeout)))
     }
@@ -128,7 +137,7 @@ impl Images {
         let _ = self.ready.get_or_try_init(|| self.prepare()).await;
     }
 
-    async fn pull_checked(&self, reference: &Reference) -> Result<Vec<PathBuf>, ImageError> {
+    async fn pull_checked(&self, reference: &Reference) -> Result<Pulled, ImageError> {
         let ready = self.ready.get_or_try_init(|| self.prepare()).await?;
         let image = ready
             .puller
@@ -142,7 +151,8 @@ impl Images {
                 self.timeline.took(phase, event.took);
             })
             .await?;
-        Ok(image.layers.into_iter().map(|layer| layer.path).collect())
+        let layers = image.layers.into_iter().map(|layer| layer.path).collect();
+        Ok(Pulled { layers, digest: image.manifest_digest.to_string() })
     }
 
     async fn prepare(&self) -> Result<Ready, ImageError> {

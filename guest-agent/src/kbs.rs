@@ -1,19 +1,33 @@
 //! The agent's side of the key broker: one attestation per pod, kept and shared.
 //!
-//! Whoever needs a secret first makes the handshake; who comes meanwhile waits for that one (the lock is held on purpose), and
-//! later needs use its token and key until they expire. The broker is reached by its name in initdata and known by the
-//! certificate in initdata, and by no other root: a network that the host controls cannot pose as it.
+//! Whoever needs a secret first begins the handshake; who comes meanwhile waits for that one and shares its outcome, good or bad; and
+//! later needs use its cookie, token and key until shortly before they expire. It runs in a task of its own, so that the end of the need
+//! that began it does not end it for the others. The broker is reached by its name in initdata and known by the certificate in
+//! initdata, and by no other root: a network that the host controls cannot pose as it.
+//!
+//! ```text
+//!            need                 the broker says yes
+//! Nothing ----------> Running ------------------------> Open --+
+//!    ^                   |  the broker says no           | ^   |  needs, as long as the token is good
+//!    |                   v                               | +---+
+//!    +-------------------+-------------------------------+
+//!                                 token near its end, or the broker forgot us
+//! ```
 //!
 //! The protocol itself is `kata-cc-kbs-protocol`; here are the socket, the clock and the patience.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use kata_cc_evidence::TeeType;
 use kata_cc_kbs_protocol::message::InitData;
 use kata_cc_kbs_protocol::{Attested, ClientError, ClientSession, HttpRequest, HttpResponse, Method, ResourcePath, SecretBytes};
 use kata_cc_policy::guest_config::BrokerConfig;
 use thiserror::Error;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::OnceCell;
 
 use crate::attest::{AttestError, Attester};
 use crate::timeline::Timeline;
@@ -26,6 +40,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long before its end a token is no longer relied on.
 const MARGIN_SECONDS: u64 = 10;
+
+/// How long a token is good at least that is given to a program, unless the broker's tokens live less than twice as long.
+const GIVEN_SECONDS: u64 = 30;
+
+/// How long a session that was made because the broker did not know the one before is kept, though the broker does not take it either.
+/// There are brokers that say 401 for a plain no: a program that asks again and again for what it may not have would attest each time.
+const DOUBT: Duration = Duration::from_secs(10);
 
 /// Why a secret was not to be had.
 #[derive(Debug, Error)]
@@ -51,6 +72,12 @@ pub(crate) enum BrokerError {
     /// The broker said no, or spoke another language.
     #[error(transparent)]
     Protocol(#[from] ClientError),
+    /// A task of ours died.
+    #[error("internal error: the task that attests died")]
+    Died,
+    /// The handshake that several needs waited for has failed.
+    #[error(transparent)]
+    Handshake(Arc<Self>),
 }
 
 impl BrokerError {
@@ -59,8 +86,93 @@ impl BrokerError {
     pub(crate) fn status(&self) -> Option<u16> {
         match self {
             Self::Protocol(ClientError::Refused { status, .. }) => Some(*status),
+            Self::Handshake(error) => error.status(),
             _ => None,
         }
+    }
+
+    /// Whether the broker might have answered later.
+    #[must_use]
+    pub(crate) fn is_timeout(&self) -> bool {
+        match self {
+            Self::Timeout(_) => true,
+            Self::Http(error) => error.is_timeout(),
+            Self::Handshake(error) => error.is_timeout(),
+            _ => false,
+        }
+    }
+}
+
+/// Who speaks for this guest.
+enum Prover {
+    Tee(Attester),
+    /// Says in plain words what hardware would sign.
+    #[cfg(test)]
+    Stated,
+}
+
+impl Prover {
+    fn kind(&self) -> TeeType {
+        match self {
+            Self::Tee(attester) => attester.kind(),
+            #[cfg(test)]
+            Self::Stated => TeeType::Snp,
+        }
+    }
+
+    fn unregistered_log(&self) -> Result<Option<Vec<u8>>, AttestError> {
+        match self {
+            Self::Tee(attester) => attester.unregistered_log(),
+            #[cfg(test)]
+            Self::Stated => Ok(None),
+        }
+    }
+
+    async fn evidence(&self, report_data: [u8; 64]) -> Result<serde_json::Value, AttestError> {
+        match self {
+            Self::Tee(attester) => attester.evidence(report_data).await,
+            #[cfg(test)]
+            Self::Stated => Ok(serde_json::json!({ "report_data": kata_cc_evidence::ReportData(report_data) })),
+        }
+    }
+}
+
+/// The broker knows us.
+struct Session {
+    attested: Attested,
+    /// For how many seconds its token was good when it came.
+    lifetime: u64,
+    /// When it was made, if that was because the broker did not know the one before.
+    anew: Option<Instant>,
+    /// Something was read by it.
+    served: AtomicBool,
+}
+
+type Outcome = Result<Arc<Session>, Arc<BrokerError>>;
+
+/// How far it has come with the broker.
+enum State {
+    Nothing,
+    /// A handshake is under way.
+    Running(Shared<BoxFuture<'static, Outcome>>),
+    Open(Arc<Session>),
+}
+
+/// How many seconds must be left of a token's lifetime for one that is to be good for `seconds`. Half of a short life is all that can be asked
+/// for: a broker whose tokens are over in half a minute would otherwise be attested to at each need.
+fn left(seconds: u64, lifetime: u64) -> u64 {
+    seconds.min(lifetime / 2).max(MARGIN_SECONDS)
+}
+
+impl Session {
+    /// Whether it can be relied on for that many seconds.
+    fn is_good(&self, seconds: u64) -> bool {
+        self.attested.is_live(now() + left(seconds, self.lifetime))
+    }
+
+    /// Whether another one in its place would help as little.
+    fn is_in_doubt(&self) -> bool {
+        !self.served.load(Ordering::Relaxed) && self.anew.is_some_and(|made| made.elapsed() < DOUBT)
     }
 }
 
@@ -68,12 +180,12 @@ impl BrokerError {
 pub(crate) struct Broker {
     config: BrokerConfig,
     init_data: String,
-    attester: Attester,
+    prover: Prover,
     timeout: Duration,
     timeline: Arc<Timeline>,
     /// Made when first needed: it reads the resolver's configuration, which the host tells after boot.
     client: OnceCell<reqwest::Client>,
-    session: Mutex<Option<Arc<Attested>>>,
+    state: Mutex<State>,
 }
 
 impl std::fmt::Debug for Broker {
@@ -91,21 +203,24 @@ impl Broker {
     /// The broker that initdata names. Nothing is sent yet.
     #[must_use]
     pub(crate) fn new(config: BrokerConfig, init_data: String, attester: Attester, timeout: Duration, timeline: Arc<Timeline>) -> Self {
-        Self { config, init_data, attester, timeout, timeline, client: OnceCell::new(), session: Mutex::new(None) }
+        Self::proving_by(Prover::Tee(attester), config, init_data, timeout, timeline)
+    }
+
+    fn proving_by(prover: Prover, config: BrokerConfig, init_data: String, timeout: Duration, timeline: Arc<Timeline>) -> Self {
+        Self { config, init_data, prover, timeout, timeline, client: OnceCell::new(), state: Mutex::new(State::Nothing) }
     }
 
     /// Reads a secret, attesting first if that has not been done or no longer holds.
     ///
     /// # Errors
     /// When the broker cannot be reached or refuses.
-    pub(crate) async fn resource(&self, path: &ResourcePath) -> Result<SecretBytes, BrokerError> {
+    pub(crate) async fn resource(self: &Arc<Self>, path: &ResourcePath) -> Result<SecretBytes, BrokerError> {
         self.in_time(async {
-            let session = self.session().await?;
+            let session = self.session(None, MARGIN_SECONDS).await?;
             match self.fetch(&session, path).await {
-                Err(BrokerError::Protocol(error)) if error.wants_new_session() => {
-                    // Its memory of us is gone; the one retry attests anew.
-                    self.forget(&session).await;
-                    let session = self.session().await?;
+                // Its memory of us is gone; the one retry attests anew.
+                Err(BrokerError::Protocol(error)) if error.wants_new_session() && !session.is_in_doubt() => {
+                    let session = self.session(Some(&session), MARGIN_SECONDS).await?;
                     self.fetch(&session, path).await
                 }
                 other => other,
@@ -114,47 +229,83 @@ impl Broker {
         .await
     }
 
-    /// The attestation token, attesting first if need be.
+    /// The attestation token, good for a while, attesting first if need be.
     ///
     /// # Errors
     /// When the broker cannot be reached or refuses.
-    pub(crate) async fn token(&self) -> Result<String, BrokerError> {
-        self.in_time(async { Ok(self.session().await?.token().to_owned()) }).await
+    pub(crate) async fn token(self: &Arc<Self>) -> Result<String, BrokerError> {
+        self.in_time(async { Ok(self.session(None, GIVEN_SECONDS).await?.attested.token().to_owned()) }).await
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, BrokerError>>) -> Result<T, BrokerError> {
         tokio::time::timeout(self.timeout, work).await.unwrap_or(Err(BrokerError::Timeout(self.timeout)))
     }
 
-    async fn fetch(&self, session: &Attested, path: &ResourcePath) -> Result<SecretBytes, BrokerError> {
-        let response = self.send(&session.get_resource(path)).await?;
-        Ok(session.open_resource(&response)?)
+    async fn fetch(&self, session: &Session, path: &ResourcePath) -> Result<SecretBytes, BrokerError> {
+        let response = self.send(&session.attested.get_resource(path)).await?;
+        let secret = session.attested.open_resource(&response)?;
+        session.served.store(true, Ordering::Relaxed);
+        Ok(secret)
     }
 
-    async fn session(&self) -> Result<Arc<Attested>, BrokerError> {
-        let mut slot = self.session.lock().await;
-        if let Some(session) = slot.as_ref().filter(|session| session.is_live(now() + MARGIN_SECONDS)) {
-            return Ok(Arc::clone(session));
-        }
-        let began = Instant::now();
-        let session = Arc::new(self.handshake().await?);
-        *slot = Some(Arc::clone(&session));
-        self.timeline.since("attest", began);
-        Ok(session)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn forget(&self, session: &Arc<Attested>) {
-        let mut slot = self.session.lock().await;
-        // Somebody else may have attested anew already.
-        if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
-            *slot = None;
-        }
+    /// A session that is good for some seconds, and is not the one that the broker has `forgotten`.
+    async fn session(self: &Arc<Self>, forgotten: Option<&Arc<Session>>, seconds: u64) -> Result<Arc<Session>, BrokerError> {
+        let running = {
+            let mut state = self.state();
+            match &*state {
+                // Somebody else may have attested anew already.
+                State::Open(session) if session.is_good(seconds) && forgotten.is_none_or(|old| !Arc::ptr_eq(old, session)) => {
+                    return Ok(Arc::clone(session));
+                }
+                // One whose task died has an outcome and will not be replaced by it.
+                State::Running(running) if running.peek().is_none() => running.clone(),
+                _ => {
+                    let running = self.begin(forgotten.map(|_| Instant::now()));
+                    *state = State::Running(running.clone());
+                    running
+                }
+            }
+        };
+        running.await.map_err(BrokerError::Handshake)
+    }
+
+    /// Begins a handshake.
+    fn begin(self: &Arc<Self>, anew: Option<Instant>) -> Shared<BoxFuture<'static, Outcome>> {
+        let broker = Arc::clone(self);
+        let task = tokio::spawn(async move {
+            let began = Instant::now();
+            let outcome = match broker.in_time(broker.handshake()).await {
+                Ok(attested) => {
+                    let lifetime = attested.expires_at().saturating_sub(now());
+                    Ok(Arc::new(Session { attested, lifetime, anew, served: AtomicBool::new(false) }))
+                }
+                Err(error) => Err(Arc::new(error)),
+            };
+            *broker.state() = match &outcome {
+                Ok(session) => {
+                    broker.timeline.since("attest", began);
+                    State::Open(Arc::clone(session))
+                }
+                // For those that wait. The next need tries again.
+                Err(_) => State::Nothing,
+            };
+            outcome
+        });
+        task.map(|ended| ended.unwrap_or_else(|_| Err(Arc::new(BrokerError::Died)))).boxed().shared()
     }
 
     async fn handshake(&self) -> Result<Attested, BrokerError> {
-        let (challenge, request) = ClientSession::start(self.attester.kind());
+        let (challenge, request) = ClientSession::start(self.prover.kind());
         let evidence = challenge.handle(&self.send(&request).await?)?;
-        let report = self.attester.evidence(*evidence.report_data().as_bytes()).await?;
+        let evidence = match self.prover.unregistered_log()? {
+            Some(log) if evidence.takes_runtime_log() => evidence.with_runtime_log(&log)?,
+            _ => evidence,
+        };
+        let report = self.prover.evidence(*evidence.report_data().as_bytes()).await?;
         let init_data = InitData { format: "toml".to_owned(), body: self.init_data.clone() };
         let (token, request) = evidence.submit(report, Some(init_data))?;
         Ok(token.handle(&self.send(&request).await?, now())?)
@@ -233,3 +384,7 @@ impl Broker {
 fn http(error: reqwest::Error) -> BrokerError {
     BrokerError::Http(error.without_url())
 }
+
+#[cfg(test)]
+#[path = "kbs_tests.rs"]
+pub(crate) mod tests;

@@ -9,6 +9,8 @@
 //!
 //! **Invariant:** only this file reads the kernel command line and the arguments.
 
+mod aael;
+mod asker;
 mod attest;
 mod boot;
 mod config;
@@ -20,10 +22,12 @@ mod guest;
 mod image;
 mod init;
 mod kbs;
+mod measure;
 mod network;
 mod reaper;
 mod rest;
 mod rpc;
+mod sealed;
 mod storage;
 mod sysctl;
 mod timeline;
@@ -39,7 +43,6 @@ use tokio::sync::Notify;
 use crate::attest::Attester;
 use crate::boot::BootError;
 use crate::config::Config;
-use crate::container::Containers;
 use crate::container::oom::OomEvents;
 use crate::container::runtime::Runtime;
 use crate::guest::{Guest, Sandbox};
@@ -104,8 +107,12 @@ async fn run(config: Config, timeline: Arc<Timeline>) -> anyhow::Result<()> {
     match prepared {
         Ok(guest) => {
             let guest = Arc::new(guest);
-            let rest =
-                Arc::new(Rest { gate: Arc::clone(&guest.gate), broker: guest.broker.clone(), attester: Some(guest.attester.clone()) });
+            let rest = Arc::new(Rest {
+                gate: Arc::clone(&guest.gate),
+                containers: Arc::clone(&guest.containers),
+                broker: guest.broker.clone(),
+                attester: Some(guest.attester.clone()),
+            });
             tokio::spawn(rest.serve(Rest::bind().context("cannot serve the pod")?));
             let _server = rpc::serve(Arc::new(Service::Ready(guest))).await.context("cannot serve the host")?;
             timeline.mark("serving");
@@ -124,6 +131,7 @@ async fn prepare(config: Config, network: Network, reaper: Arc<Reaper>, timeline
     let bound = boot::bound_initdata(&attester, &timeline).await?;
     timeline.mark("configuration");
     let gate = Arc::new(kata_cc_policy::Gate::new());
+    measure::policy(attester.log(), &bound.config.policy.envelope, bound.policy.policy().version()).map_err(attest::AttestError::from)?;
     gate.install(bound.policy)?;
     timeline.mark("policy");
     for ignored in &bound.config.ignored {
@@ -138,7 +146,7 @@ async fn prepare(config: Config, network: Network, reaper: Arc<Reaper>, timeline
     Ok(Guest {
         gate,
         policy_keys: bound.config.policy.trusted,
-        containers: Containers::default(),
+        containers: Arc::default(),
         runtime: Runtime::new(reaper),
         oom: OomEvents::default(),
         network,

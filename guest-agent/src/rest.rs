@@ -5,10 +5,16 @@
 //! | `GET /cdh/resource/<repository>/<type>/<tag>` | the secret's bytes | `GetResourceRequest` `{path}` |
 //! | `GET /aa/token?token_type=kbs` | `{"token": …}` | `GetTokenRequest` `{token_type}` |
 //! | `GET /aa/evidence?runtime_data=…` | evidence as JSON | `GetEvidenceRequest` `{}` |
+//! | `POST /aa/aael` | `{"success":"true"}` | `ExtendRuntimeMeasurementRequest`, see [`crate::aael`] |
 //!
 //! Only the pod itself can ask: the listener is bound to the loopback address and to the device `lo`, so that a packet that came in by
 //! another interface never reaches it, whatever the kernel was told about routing 127.0.0.0/8; and a peer that has another address is
-//! dropped unheard. Each connection is one request, bounded in size and time. The key that tokens are bound to never leaves the agent.
+//! dropped unheard. Each connection is one request, bounded in size and time.
+//!
+//! A token is good for half a minute at least. CoCo hands out the private key it is bound to as well (`tee_keypair`). Here it never leaves the
+//! agent: with both, a program could read from the broker all that the pod may have, past the policy's word on which container may have what.
+//! Failures of the broker's are told apart: 403 it says no, 404 there is no such resource, 503 it is busy or initdata names none, 504 it
+//! does not answer in time, 502 any other.
 //!
 //! `runtime_data` becomes the report data as it is, zero padded, which is CoCo's form. In the same place the agent's own handshake with the
 //! broker has a digest, zero padded too: evidence made here must never pass for one of those, or whoever chose the data could attest in
@@ -16,7 +22,8 @@
 //! characters other than `%` and `&`, at most 16, or 33 to 44 (a nonce of 32 bytes in base64), or 49 to 64 of them. A SHA-256, SHA-384 or
 //! SHA-512 of such a form, padding included, is not found in fewer than 2^90 tries.
 //!
-//! A program that any container runs can ask; which containers run at all is what the policy is for.
+//! A program that any container runs can ask, and the policy sees which container that is (`container_id`, `container_name`): see
+//! [`crate::asker`]. Who is in no container is refused whatever the policy says.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::ops::RangeInclusive;
@@ -30,7 +37,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 
+use crate::aael;
+use crate::asker::{self, Asker, AskerError};
 use crate::attest::Attester;
+use crate::container::Containers;
 use crate::kbs::{Broker, BrokerError};
 
 /// Where CoCo's programs expect it.
@@ -67,35 +77,35 @@ const NONCES: RangeInclusive<usize> = 33..=44;
 const PADDED_DIGEST: usize = 48;
 
 /// A container asks for a secret.
-struct GetResource<'a>(&'a ResourcePath);
+struct GetResource<'a>(&'a Asker, &'a ResourcePath);
 
 impl PolicyRequest for GetResource<'_> {
     const RULE: &'static str = "GetResourceRequest";
 
     fn policy_input(&self) -> Value {
-        json!({ "path": self.0.to_string() })
+        self.0.input(json!({ "path": self.1.to_string() }))
     }
 }
 
 /// A container asks for the pod's attestation token.
-struct GetToken;
+struct GetToken<'a>(&'a Asker);
 
-impl PolicyRequest for GetToken {
+impl PolicyRequest for GetToken<'_> {
     const RULE: &'static str = "GetTokenRequest";
 
     fn policy_input(&self) -> Value {
-        json!({ "token_type": "kbs" })
+        self.0.input(json!({ "token_type": "kbs" }))
     }
 }
 
 /// A container asks for evidence.
-struct GetEvidence;
+struct GetEvidence<'a>(&'a Asker);
 
-impl PolicyRequest for GetEvidence {
+impl PolicyRequest for GetEvidence<'_> {
     const RULE: &'static str = "GetEvidenceRequest";
 
     fn policy_input(&self) -> Value {
-        json!({})
+        self.0.input(json!({}))
     }
 }
 
@@ -124,8 +134,10 @@ impl Answer {
             404 => "Not Found",
             405 => "Method Not Allowed",
             408 => "Request Timeout",
+            413 => "Content Too Large",
             431 => "Request Header Fields Too Large",
             502 => "Bad Gateway",
+            504 => "Gateway Timeout",
             _ => "Service Unavailable",
         };
         format!(
@@ -142,6 +154,8 @@ impl Answer {
 pub(crate) struct Rest {
     /// What the policy says.
     pub(crate) gate: Arc<Gate>,
+    /// Who may be asking.
+    pub(crate) containers: Arc<Containers>,
     /// Where secrets come from.
     pub(crate) broker: Option<Arc<Broker>>,
     /// Where evidence comes from.
@@ -169,7 +183,8 @@ impl Rest {
                 Ok((stream, _)) => {
                     let rest = Arc::clone(&self);
                     tokio::spawn(async move {
-                        rest.connection(stream).await;
+                        let asker = asker::of(&rest.containers, &stream);
+                        rest.connection(stream, asker).await;
                         drop(slot);
                     });
                 }
@@ -178,9 +193,10 @@ impl Rest {
         }
     }
 
-    async fn connection(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    async fn connection(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, asker: Result<Asker, AskerError>) {
         let answer = match tokio::time::timeout(HEAD_TIMEOUT, head(&mut stream)).await {
-            Ok(Ok(Some(head))) => self.answer(&head).await,
+            Ok(Ok(Some(head))) if aael::is_asked(&head) => self.extend(head, &mut stream, &asker).await,
+            Ok(Ok(Some(head))) => self.answer(&head, &asker).await,
             Ok(Ok(None)) => Answer::error(431, "request head too large\n"),
             Ok(Err(_)) => return,
             Err(_) => Answer::error(408, "no request\n"),
@@ -192,7 +208,7 @@ impl Rest {
         }
     }
 
-    async fn answer(&self, head: &[u8]) -> Answer {
+    async fn answer(&self, head: &[u8], asker: &Result<Asker, AskerError>) -> Answer {
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut headers);
         let parsed = matches!(request.parse(head), Ok(httparse::Status::Complete(_)));
@@ -204,21 +220,49 @@ impl Rest {
         }
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         if let Some(resource) = path.strip_prefix("/cdh/resource/") {
-            return self.resource(resource).await;
+            return self.resource(resource, asker).await;
         }
         match path {
-            "/aa/token" => self.token(query).await,
-            "/aa/evidence" => self.evidence(query).await,
-            _ => Answer::error(404, "expected /cdh/resource/<repository>/<type>/<tag>, /aa/token or /aa/evidence\n"),
+            "/aa/token" => self.token(query, asker).await,
+            "/aa/evidence" => self.evidence(query, asker).await,
+            _ => Answer::error(404, "expected /cdh/resource/<repository>/<type>/<tag>, /aa/token, /aa/evidence, or POST to /aa/aael\n"),
         }
     }
 
-    async fn resource(&self, path: &str) -> Answer {
+    /// `POST /aa/aael`, the one request with a body. Some of it may have come with the head.
+    async fn extend(&self, mut received: Vec<u8>, stream: &mut (impl AsyncRead + Unpin), asker: &Result<Asker, AskerError>) -> Answer {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut headers);
+        let Ok(httparse::Status::Complete(head)) = request.parse(&received) else {
+            return Answer::error(400, "not a request\n");
+        };
+        let length = match aael::body_len(&request) {
+            Ok(length) => length,
+            Err((status, text)) => return Answer::error(status, text),
+        };
+        let mut body = received.split_off(head);
+        let missing = length.saturating_sub(body.len());
+        let mut rest = stream.take(missing as u64);
+        let read = tokio::time::timeout(HEAD_TIMEOUT, rest.read_to_end(&mut body)).await;
+        if !matches!(read, Ok(Ok(_))) || body.len() != length {
+            return Answer::error(400, "body is not of its content-length\n");
+        }
+        let asker = match known(asker) {
+            Ok(asker) => asker,
+            Err(answer) => return answer,
+        };
+        match aael::extend(&self.gate, asker, self.attester.as_ref().map(Attester::log), &body) {
+            Ok(()) => Answer::ok("application/json", aael::SUCCESS.to_vec()),
+            Err((status, text)) => Answer::error(status, text),
+        }
+    }
+
+    async fn resource(&self, path: &str, asker: &Result<Asker, AskerError>) -> Answer {
         let Ok(path) = path.parse::<ResourcePath>() else {
             return Answer::error(400, "not a resource: expected <repository>/<type>/<tag>\n");
         };
-        if let Err(denied) = self.gate.check(GetResource(&path)) {
-            return Answer::error(403, format!("{denied}\n"));
+        if let Err(answer) = self.allow(asker, |asker| GetResource(asker, &path)) {
+            return answer;
         }
         match self.broker() {
             Ok(broker) => match broker.resource(&path).await {
@@ -229,12 +273,12 @@ impl Rest {
         }
     }
 
-    async fn token(&self, query: &str) -> Answer {
+    async fn token(&self, query: &str, asker: &Result<Asker, AskerError>) -> Answer {
         if query != "token_type=kbs" {
             return Answer::error(400, "expected token_type=kbs\n");
         }
-        if let Err(denied) = self.gate.check(GetToken) {
-            return Answer::error(403, format!("{denied}\n"));
+        if let Err(answer) = self.allow(asker, GetToken) {
+            return answer;
         }
         match self.broker() {
             Ok(broker) => match broker.token().await {
@@ -245,7 +289,7 @@ impl Rest {
         }
     }
 
-    async fn evidence(&self, query: &str) -> Answer {
+    async fn evidence(&self, query: &str, asker: &Result<Asker, AskerError>) -> Answer {
         let data = query.strip_prefix("runtime_data=").map(str::as_bytes);
         let Some(report_data) = data.and_then(report_data) else {
             return Answer::error(
@@ -253,8 +297,8 @@ impl Rest {
                 "expected runtime_data= and at most 64 hexadecimal digits, or plain characters (no % and &): at most 16, 33 to 44, or 49 to 64\n",
             );
         };
-        if let Err(denied) = self.gate.check(GetEvidence) {
-            return Answer::error(403, format!("{denied}\n"));
+        if let Err(answer) = self.allow(asker, GetEvidence) {
+            return answer;
         }
         let Some(attester) = &self.attester else {
             return Answer::error(503, "no TEE\n");
@@ -265,8 +309,18 @@ impl Rest {
         }
     }
 
-    fn broker(&self) -> Result<&Broker, Answer> {
-        self.broker.as_deref().ok_or_else(|| Answer::error(503, format!("{}\n", BrokerError::None)))
+    /// Asks the policy, for a container that is known.
+    fn allow<'a, R: PolicyRequest>(
+        &self,
+        asker: &'a Result<Asker, AskerError>,
+        request: impl FnOnce(&'a Asker) -> R,
+    ) -> Result<(), Answer> {
+        let asker = known(asker)?;
+        self.gate.check(request(asker)).map(|_| ()).map_err(|denied| Answer::error(403, format!("{denied}\n")))
+    }
+
+    fn broker(&self) -> Result<&Arc<Broker>, Answer> {
+        self.broker.as_ref().ok_or_else(|| Answer::error(503, format!("{}\n", BrokerError::None)))
     }
 }
 
@@ -297,10 +351,18 @@ fn is_of_the_pod(peer: SocketAddr) -> bool {
     peer.ip().is_loopback()
 }
 
+/// The container that asks. Nobody else is given anything.
+fn known(asker: &Result<Asker, AskerError>) -> Result<&Asker, Answer> {
+    asker.as_ref().map_err(|error| Answer::error(403, format!("{}\n", crate::errors::with_causes(error))))
+}
+
 fn refusal(error: &BrokerError) -> Answer {
-    let status = match error.status() {
-        Some(404) => 404,
-        Some(401 | 403) => 403,
+    // CoCo says 500 to all of it. A program can tell what it may not have from what is not there, and from what may come yet.
+    let status = match (error.status(), error.is_timeout()) {
+        (Some(404), _) => 404,
+        (Some(401 | 403), _) => 403,
+        (Some(429 | 503), _) => 503,
+        (_, true) => 504,
         _ => 502,
     };
     Answer::error(status, format!("{}\n", crate::errors::with_causes(error)))
@@ -326,13 +388,29 @@ async fn head(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Option<V
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
+    /// A listener as the agent's, on a port of its own.
+    pub(crate) fn listener() -> TcpListener {
+        bind_to(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap()
+    }
+
+    fn rest(gate: Gate) -> Rest {
+        Rest { gate: Arc::new(gate), containers: Arc::default(), broker: None, attester: None }
+    }
+
+    fn app() -> Result<Asker, AskerError> {
+        Ok(Asker { id: "c1".parse().unwrap(), name: "app".to_owned() })
+    }
+
     async fn ask(request: &str) -> String {
-        let rest = Rest { gate: Arc::new(Gate::new()), broker: None, attester: None };
+        ask_of(&rest(Gate::new()), app(), request).await
+    }
+
+    pub(crate) async fn ask_of(rest: &Rest, asker: Result<Asker, AskerError>, request: &str) -> String {
         let (mut client, server) = tokio::io::duplex(64 * 1024);
-        let serve = rest.connection(server);
+        let serve = rest.connection(server, asker);
         let talk = async {
             client.write_all(request.as_bytes()).await.unwrap();
             let mut answer = String::new();
@@ -350,16 +428,19 @@ mod tests {
     #[tokio::test]
     async fn listens_on_the_loopback_device_alone() {
         use nix::sys::socket::{getsockopt, sockopt};
-        let listener = bind_to(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let listener = listener();
         assert_eq!(getsockopt(&listener, sockopt::BindToDevice).unwrap(), "lo");
         let address = listener.local_addr().unwrap();
-        let rest = Arc::new(Rest { gate: Arc::new(Gate::new()), broker: None, attester: None });
+        let gate = crate::guest::Guest::gate_for_tests("package agent_policy\nGetTokenRequest := true");
+        let rest = Arc::new(rest(gate));
         let serving = tokio::spawn(rest.serve(listener));
         let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
         client.write_all(b"GET /aa/token?token_type=kbs HTTP/1.1\r\n\r\n").await.unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
+        // The policy would allow it to any container; this program is in none.
         status(&answer, 403);
+        assert!(!answer.contains("policy"), "{answer}");
         serving.abort();
     }
 
@@ -417,12 +498,90 @@ mod tests {
         }
     }
 
+    #[test]
+    fn failures_of_the_broker_are_told_apart() {
+        use kata_cc_kbs_protocol::ClientError;
+        let refused = |status| {
+            let error = BrokerError::Protocol(ClientError::Refused { step: "x", status, variant: String::new(), detail: String::new() });
+            // Whether met by the need itself or waited for.
+            (refusal(&error).status, refusal(&BrokerError::Handshake(Arc::new(error))).status)
+        };
+        for (status, told) in [(404, 404), (401, 403), (403, 403), (429, 503), (503, 503), (500, 502), (400, 502)] {
+            assert_eq!(refused(status), (told, told), "{status}");
+        }
+        assert_eq!(refusal(&BrokerError::Timeout(Duration::from_secs(1))).status, 504);
+        assert_eq!(refusal(&BrokerError::TooLong(1)).status, 502);
+    }
+
     #[tokio::test]
     async fn nothing_is_given_without_a_policy() {
         // AC-21
         for path in ["/cdh/resource/default/key/1", "/aa/token?token_type=kbs", "/aa/evidence?runtime_data=x"] {
             status(&ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await, 403);
         }
+    }
+
+    #[tokio::test]
+    async fn each_container_is_given_what_the_policy_gives_to_it() {
+        let rego = r#"package agent_policy
+GetResourceRequest if [input.container_name, input.path] in [["app", "default/app/1"], ["proxy", "default/proxy/1"]]
+GetTokenRequest if input.container_id == "c1"
+GetEvidenceRequest if input.container_name == "app"
+ExtendRuntimeMeasurementRequest if input.container_name == "app""#;
+        let rest = rest(crate::guest::Guest::gate_for_tests(rego));
+        let proxy = || Ok(Asker { id: "c2".parse().unwrap(), name: "proxy".to_owned() });
+        let nobody = || Err(AskerError::NotAContainer);
+        let body = r#"{"domain":"example.com","operation":"op","content":"c"}"#;
+        let event = format!("POST /aa/aael HTTP/1.1\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let get = |path: &str| format!("GET {path} HTTP/1.1\r\n\r\n");
+        for (request, of_proxy) in [
+            (get("/cdh/resource/default/app/1"), false),
+            (get("/cdh/resource/default/proxy/1"), true),
+            (get("/aa/token?token_type=kbs"), false),
+            (get("/aa/evidence?runtime_data=x"), false),
+            (event, false),
+        ] {
+            // 503: there is no broker and no TEE behind this one.
+            status(&ask_of(&rest, app(), &request).await, if of_proxy { 403 } else { 503 });
+            status(&ask_of(&rest, proxy(), &request).await, if of_proxy { 503 } else { 403 });
+            status(&ask_of(&rest, nobody(), &request).await, 403);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_runtime_event_is_taken_with_its_body_in_one_piece_or_two() {
+        let rego = "package agent_policy\nExtendRuntimeMeasurementRequest := true";
+        let rest = Rest { attester: Some(Attester::mute()), ..rest(crate::guest::Guest::gate_for_tests(rego)) };
+        let body = r#"{"domain":"example.com","operation":"op","content":"c"}"#;
+        for split in [0, 5] {
+            let head = format!("POST /aa/aael HTTP/1.1\r\ncontent-length: {}\r\n\r\n", body.len());
+            let (mut client, server) = tokio::io::duplex(64 * 1024);
+            let talk = async {
+                client.write_all(format!("{head}{}", &body[..split]).as_bytes()).await.unwrap();
+                tokio::task::yield_now().await;
+                client.write_all(&body.as_bytes()[split..]).await.unwrap();
+                let mut answer = String::new();
+                client.read_to_string(&mut answer).await.unwrap();
+                answer
+            };
+            let answer = tokio::join!(rest.connection(server, app()), talk).1;
+            status(&answer, 200);
+            assert!(answer.ends_with("\r\n\r\n{\"success\":\"true\"}"), "{answer}");
+        }
+        assert_eq!(rest.attester.unwrap().log().snapshot().unwrap().windows(12).filter(|at| at == b"example.com ").count(), 2);
+    }
+
+    #[tokio::test]
+    async fn runtime_events_of_no_length_or_too_long_are_refused() {
+        let ask_with = async |headers: &str| ask(&format!("POST /aa/aael HTTP/1.1\r\n{headers}\r\n")).await;
+        status(&ask_with("").await, 400);
+        status(&ask_with("content-length: 1\r\ncontent-length: 2\r\n").await, 400);
+        status(&ask_with("content-length: -1\r\n").await, 400);
+        status(&ask_with(&format!("content-length: {}\r\n", aael::MAX_BODY + 1)).await, 413);
+        status(&ask("POST /aa/aael HTTP/1.1\r\ncontent-length: 1\r\n\r\n{}").await, 400);
+        // AC-21
+        let body = r#"{"domain":"d","operation":"o","content":"c"}"#;
+        status(&ask(&format!("POST /aa/aael HTTP/1.1\r\ncontent-length: {}\r\n\r\n{body}", body.len())).await, 403);
     }
 
     #[tokio::test]

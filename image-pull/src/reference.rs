@@ -7,11 +7,14 @@ use std::str::FromStr;
 
 use crate::digest::Digest;
 
+/// Longest reference, in bytes, as written and in normal form.
+const MAX_LEN: usize = 512;
+
 /// Why a text is not an image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     /// Longer than any registry allows.
-    #[error("image reference of {0} bytes: at most 512 are allowed")]
+    #[error("image reference of {0} bytes, registry and `library/` of a short name included: at most {MAX_LEN} are allowed")]
     Long(usize),
     /// The part before the first `/` is no host.
     #[error("image reference: {0:?} is not a registry host[:port]")]
@@ -132,7 +135,7 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        if text.len() > 512 {
+        if text.len() > MAX_LEN {
             return Err(ReferenceError::Long(text.len()));
         }
         let (rest, digest) = match text.split_once('@') {
@@ -161,7 +164,10 @@ impl FromStr for Reference {
         if !repository.split('/').all(component_is_sound) || repository == "library/" {
             return Err(ReferenceError::Repository(repository));
         }
-        Ok(Self { registry: registry.to_owned(), repository, tag: tag.map(str::to_owned), digest })
+        let reference = Self { registry: registry.to_owned(), repository, tag: tag.map(str::to_owned), digest };
+        // A short name grows: what is accepted must be accepted again in the form that it is passed on in.
+        let length = reference.to_string().len();
+        if length > MAX_LEN { Err(ReferenceError::Long(length)) } else { Ok(reference) }
     }
 }
 
@@ -198,6 +204,16 @@ mod tests {
         check(&format!("127.0.0.1:5000/a:t@{d}"), &format!("127.0.0.1:5000/a:t@{d}"));
         check("localhost/a", "localhost/a");
         check("[::1]:5000/a/b:t", "[::1]:5000/a/b:t");
+    }
+
+    #[test]
+    fn the_longest_reference_is_as_long_in_normal_form() {
+        let prefix = "docker.io/library/";
+        let longest = "a".repeat(MAX_LEN - prefix.len());
+        check(&longest, &format!("{prefix}{longest}"));
+        check(&format!("{prefix}{longest}"), &format!("{prefix}{longest}"));
+        assert_eq!(format!("{longest}a").parse::<Reference>(), Err(ReferenceError::Long(MAX_LEN + 1)));
+        assert_eq!("a".repeat(MAX_LEN + 1).parse::<Reference>(), Err(ReferenceError::Long(MAX_LEN + 1)));
     }
 
     #[test]

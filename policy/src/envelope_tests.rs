@@ -4,8 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use serde_json::{Map, Value, json};
 
-use super::{EnvelopeError, FORMER_PAYLOAD_TYPE, PAYLOAD_TYPE, PolicyPayload, SignedPolicy, Tried, pae};
+use super::{EnvelopeError, FORMER_PAYLOAD_TYPE, PAYLOAD_TYPE, PolicyPayload, SignedPolicy};
 use crate::binding::DocumentDigests;
+use crate::dsse::{DsseError, Tried, pae};
 use crate::initdata::InitdataBuilder;
 use crate::keys::{KeyKind, SigningKey, TrustedKeys};
 
@@ -74,7 +75,7 @@ fn rejects_untrusted_signer_and_says_who() {
     let bytes = SignedPolicy::sign(&payload(1), &[&a]).unwrap();
     let (expected, found) = (vec![b.public_key().id()], vec![Tried::OtherKey(a.public_key().id().to_string())]);
     let error = SignedPolicy::verify(&bytes, &trust(&[&b], 1)).unwrap_err();
-    assert_eq!(error, EnvelopeError::Untrusted { expected, found });
+    assert_eq!(error, EnvelopeError::Dsse(DsseError::Untrusted { expected, found }));
     for id in [a.public_key().id(), b.public_key().id()] {
         assert!(error.to_string().contains(&id.to_string()));
     }
@@ -98,10 +99,16 @@ fn rejects_each_mutation_of_what_is_signed() {
         for i in 0..body.len() {
             let mut changed = body.clone();
             changed[i] ^= 1;
-            assert!(matches!(verify(with("/payload", json!(STANDARD.encode(changed)))), Err(EnvelopeError::Untrusted { .. })));
+            assert!(matches!(
+                verify(with("/payload", json!(STANDARD.encode(changed)))),
+                Err(EnvelopeError::Dsse(DsseError::Untrusted { .. }))
+            ));
         }
         let other_version = serde_json::to_vec(&payload(2)).unwrap();
-        assert!(matches!(verify(with("/payload", json!(STANDARD.encode(other_version)))), Err(EnvelopeError::Untrusted { .. })));
+        assert!(matches!(
+            verify(with("/payload", json!(STANDARD.encode(other_version)))),
+            Err(EnvelopeError::Dsse(DsseError::Untrusted { .. }))
+        ));
         let signature = STANDARD.decode(good["signatures"][0]["sig"].as_str().unwrap()).unwrap();
         for i in 0..signature.len() {
             let mut changed = signature.clone();
@@ -110,14 +117,17 @@ fn rejects_each_mutation_of_what_is_signed() {
         }
         let bad = verify(with("/signatures/0/sig", json!(""))).unwrap_err();
         let found = vec![Tried::BadSignature(key.public_key().id())];
-        assert_eq!(bad, EnvelopeError::Untrusted { expected: vec![key.public_key().id()], found });
-        assert!(matches!(verify(with("/payloadType", json!("application/vnd.in-toto+json"))), Err(EnvelopeError::PayloadType { .. })));
-        assert!(matches!(verify(with("/payload", json!("%"))), Err(EnvelopeError::Base64("payload"))));
-        assert!(matches!(verify(with("/signatures/0/sig", json!("%"))), Err(EnvelopeError::Base64("signature"))));
-        assert!(matches!(verify(with("/signatures", json!([]))), Err(EnvelopeError::Untrusted { .. })));
+        assert_eq!(bad, EnvelopeError::Dsse(DsseError::Untrusted { expected: vec![key.public_key().id()], found }));
+        assert!(matches!(
+            verify(with("/payloadType", json!("application/vnd.in-toto+json"))),
+            Err(EnvelopeError::Dsse(DsseError::PayloadType { .. }))
+        ));
+        assert!(matches!(verify(with("/payload", json!("%"))), Err(EnvelopeError::Dsse(DsseError::Base64("payload")))));
+        assert!(matches!(verify(with("/signatures/0/sig", json!("%"))), Err(EnvelopeError::Dsse(DsseError::Base64("signature")))));
+        assert!(matches!(verify(with("/signatures", json!([]))), Err(EnvelopeError::Dsse(DsseError::Untrusted { .. }))));
         let many = vec![good["signatures"][0].clone(); 17];
-        assert!(matches!(verify(with("/signatures", json!(many))), Err(EnvelopeError::Signatures { found: 17 })));
-        assert!(matches!(verify(with("/signatures/0/keyid", json!("00"))), Err(EnvelopeError::Untrusted { .. })));
+        assert!(matches!(verify(with("/signatures", json!(many))), Err(EnvelopeError::Dsse(DsseError::Signatures { found: 17 }))));
+        assert!(matches!(verify(with("/signatures/0/keyid", json!("00"))), Err(EnvelopeError::Dsse(DsseError::Untrusted { .. }))));
     }
 }
 
@@ -176,7 +186,7 @@ fn rejects_the_format_before_and_says_what_to_do() {
     let mut renamed: Value = serde_json::from_slice(&old).unwrap();
     renamed["payloadType"] = json!(PAYLOAD_TYPE);
     let outcome = SignedPolicy::verify(renamed.to_string().as_bytes(), &trust(&[&key], 1));
-    assert!(matches!(outcome, Err(EnvelopeError::Untrusted { .. })));
+    assert!(matches!(outcome, Err(EnvelopeError::Dsse(DsseError::Untrusted { .. }))));
 }
 
 #[test]
@@ -189,6 +199,6 @@ fn rejects_what_is_no_envelope() {
     }
     let text = String::from_utf8(good).unwrap();
     let twice = text.replacen('{', &format!("{{\"payloadType\":\"{PAYLOAD_TYPE}\","), 1);
-    assert!(matches!(SignedPolicy::verify(twice.as_bytes(), &trusted), Err(EnvelopeError::Envelope(_))));
-    assert!(matches!(SignedPolicy::verify(&vec![b' '; (1 << 20) + 1], &trusted), Err(EnvelopeError::TooLarge { .. })));
+    assert!(matches!(SignedPolicy::verify(twice.as_bytes(), &trusted), Err(EnvelopeError::Dsse(DsseError::Envelope(_)))));
+    assert!(matches!(SignedPolicy::verify(&vec![b' '; (1 << 20) + 1], &trusted), Err(EnvelopeError::Dsse(DsseError::TooLarge { .. }))));
 }

@@ -189,16 +189,26 @@ impl Gate {
     /// # Errors
     /// When there is none, the keys or the documents differ, the version is not higher, or the new policy cannot be used.
     pub fn replace(&self, policy: VerifiedPolicy) -> Result<(), GateError> {
+        self.replace_after(policy, || Ok(()))
+    }
+
+    /// As [`Gate::replace`], and `record` is called when nothing but it stands in the way any more: what is put in force is on record before.
+    /// The gate is held meanwhile, so it must not take long.
+    ///
+    /// # Errors
+    /// As [`Gate::replace`], and those of `record`. The policy in place stays.
+    pub fn replace_after<E: From<GateError>>(&self, policy: VerifiedPolicy, record: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let mut slot = self.engine.lock().map_err(|_| GateError::Broken)?;
         let current = slot.as_ref().ok_or(GateError::NothingToReplace)?;
         if policy.trust() != current.trust() {
-            return Err(GateError::OtherTrust);
+            return Err(GateError::OtherTrust.into());
         }
         if policy.version() <= current.version() {
-            return Err(GateError::Rollback { current: current.version(), offered: policy.version() });
+            return Err(GateError::Rollback { current: current.version(), offered: policy.version() }.into());
         }
         let policy = policy.bind_to(current.documents()).map_err(GateError::OtherDocuments)?;
-        let next = current.successor(policy, self.budget)?;
+        let next = current.successor(policy, self.budget).map_err(GateError::from)?;
+        record()?;
         *slot = Some(next);
         Ok(())
     }

@@ -26,8 +26,10 @@ default UpdateRoutesRequest := false
 default AddARPNeighborsRequest := false
 default GetDiagnosticDataRequest := false
 default GetResourceRequest := false
+default UnsealSecretRequest := false
 default GetTokenRequest := false
 default GetEvidenceRequest := false
+default ExtendRuntimeMeasurementRequest := false
 default SetPolicyRequest := false
 
 # What tells the host nothing that it does not know, and changes nothing that it does not hold anyway.
@@ -643,11 +645,38 @@ loopback(address) if regex.match(`^[0:]*:(ffff:)?(127\.|7f[0-9a-f]{2}:)`, lower(
 
 GetDiagnosticDataRequest if input.log_type in policy_data.diagnostics
 
-GetResourceRequest if input.path in policy_data.resources
+# Asked by containers, through the REST interface; the agent says which. `known` is for those of the pod that are live.
+GetResourceRequest if {
+	known
+	input.path in policy_data.resources
+}
+GetResourceRequest if input.path in spec_of(input.container_id).resources
 
-GetTokenRequest if policy_data.token == true
+# Each secret for the container that it is for, wherever the host puts its sealed form, and only as signed with a key of the owner's.
+UnsealSecretRequest if {
+	input.signed_by in policy_data.sealing_keys
+	input.path in spec_of(input.container_id).sealed_secrets
+}
 
-GetEvidenceRequest if policy_data.evidence == true
+default unsealed := false
+
+unsealed if UnsealSecretRequest
+
+GetTokenRequest if {
+	known
+	policy_data.token == true
+}
+
+GetEvidenceRequest if {
+	known
+	policy_data.evidence == true
+}
+
+# The agent's own domains are refused whatever this says.
+ExtendRuntimeMeasurementRequest if {
+	known
+	policy_data.runtime_events == true
+}
 
 # The signature and a higher version are checked whatever this says.
 SetPolicyRequest if policy_data.policy_updates == true
@@ -691,6 +720,10 @@ reasons contains "a volume is not expected, not shared by the pod's containers, 
 reasons contains "the arguments differ" if {
 	create
 	not input.OCI.Process.Args == create_spec.args
+}
+reasons contains "the sealed secret is not of this container, or not signed with a key that may sign it" if {
+	input.signed_by
+	not unsealed
 }
 reasons contains "an environment variable is missing" if {
 	create
@@ -773,10 +806,15 @@ reasons contains "a container that has to be started first was not" if {
 	some name in start_after
 	not data.pstate[key("s", name)]
 }
-reasons contains "the resource is not in the list" if {
+default listed_resource := false
+
+listed_resource if GetResourceRequest
+
+reasons contains "the resource is not in the list of the pod or of this container" if {
 	input.path
 	not input.file_type
-	not input.path in policy_data.resources
+	not input.signed_by
+	not listed_resource
 }
 
 every_storage_allowed if {

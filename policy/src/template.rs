@@ -118,6 +118,12 @@ pub enum TemplateError {
         /// The number.
         found: u8,
     },
+    /// A resource that cannot be one of a broker's.
+    #[error("{found:?} is not a resource of a key broker; expected repository/type/tag (letters, digits, `.`, `_`, `-` in each part)")]
+    Resource {
+        /// What was given.
+        found: String,
+    },
     /// `after` names a container that is not there.
     #[error("container {container:?} is to start after {found:?}, which is not another container of the pod")]
     After {
@@ -139,12 +145,16 @@ pub struct PodTemplate {
     pub containers: Vec<ContainerTemplate>,
     /// Its host name; any if absent.
     pub hostname: Option<String>,
-    /// Resources (`repository/type/tag`) that the workload may ask the agent for.
+    /// Resources (`repository/type/tag`) that every container may ask the agent for.
     pub resources: Vec<String>,
+    /// Keys at the broker (`repository/type/tag`) that sealed secrets may be signed with.
+    pub sealing_keys: Vec<String>,
     /// Whether the workload may have the pod's attestation token.
     pub token: bool,
     /// Whether the workload may have evidence made.
     pub evidence: bool,
+    /// Whether the workload may record events of its own in the runtime event log.
+    pub runtime_events: bool,
     /// What the host may ask with `GetDiagnosticData`, for example `timeline`.
     pub diagnostics: Vec<String>,
     /// Whether the host may hand in policies of a higher version, signed by the same keys.
@@ -200,6 +210,13 @@ pub struct ContainerTemplate {
     /// emptyDir volumes, which are memory of the guest's. All of them must be there.
     #[serde(default)]
     pub empty_dirs: Vec<EmptyDirTemplate>,
+    /// Resources (`repository/type/tag`) that this container may ask the agent for, beside those of the pod.
+    #[serde(default)]
+    pub resources: Vec<String>,
+    /// What its sealed secrets may point to (`repository/type/tag`): the secret itself, or the key of an envelope. The text of those in the
+    /// environment needs a rule in `env` besides.
+    #[serde(default)]
+    pub sealed_secrets: Vec<String>,
     /// Whether the service account's token may be mounted.
     #[serde(default = "yes")]
     pub service_account: bool,
@@ -324,6 +341,8 @@ impl ContainerTemplate {
             logs: false,
             mounts: Vec::new(),
             empty_dirs: Vec::new(),
+            resources: Vec::new(),
+            sealed_secrets: Vec::new(),
             service_account: true,
             exec: Vec::new(),
             exec_tty: false,
@@ -350,6 +369,10 @@ impl PodTemplate {
                 return Err(TemplateError::Twice { found: container.name.clone() });
             }
         }
+        let of_containers = self.containers.iter().flat_map(|container| container.resources.iter().chain(&container.sealed_secrets));
+        if let Some(found) = self.resources.iter().chain(&self.sealing_keys).chain(of_containers).find(|path| !is_resource(path)) {
+            return Err(TemplateError::Resource { found: found.clone() });
+        }
         let mut media = BTreeMap::new();
         for volume in self.containers.iter().flat_map(|container| &container.empty_dirs) {
             if *media.entry(volume.name.as_str()).or_insert(volume.memory) != volume.memory {
@@ -367,8 +390,10 @@ impl PodTemplate {
             "containers": containers,
             "hostname": self.hostname,
             "resources": self.resources,
+            "sealing_keys": self.sealing_keys,
             "token": self.token,
             "evidence": self.evidence,
+            "runtime_events": self.runtime_events,
             "diagnostics": self.diagnostics,
             "policy_updates": self.policy_updates,
         });
@@ -420,6 +445,8 @@ impl ContainerTemplate {
             "logs": self.logs,
             "mounts": self.mounts,
             "empty_dirs": self.empty_dirs,
+            "resources": self.resources,
+            "sealed_secrets": self.sealed_secrets,
             "service_account": self.service_account,
             "exec": self.exec,
             "exec_tty": self.exec_tty,
@@ -502,6 +529,10 @@ fn is_regex(pattern: &str) -> bool {
 fn is_label(name: &str) -> bool {
     let label = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
     (1..=63).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(label)
+}
+
+fn is_resource(path: &str) -> bool {
+    format!("kbs:///{path}").parse::<crate::guest_config::ResourceUri>().is_ok()
 }
 
 fn is_pinned(image: &str) -> bool {

@@ -187,7 +187,7 @@ fn the_expected_pod_runs() {
         allows(&mut rules, "SignalProcessRequest", &json!({"container_id": id, "exec_id": "", "signal": signal}));
     }
     allows(&mut rules, "UpdateContainerRequest", &json!({"container_id": ID, "resources": {"Devices": [], "CPU": {"Shares": 2}}}));
-    allows(&mut rules, "GetResourceRequest", &json!({"path": "default/key/1"}));
+    allows(&mut rules, "GetResourceRequest", &json!({"path": "default/key/1", "container_id": ID, "container_name": "app"}));
     allows(&mut rules, "GetDiagnosticDataRequest", &json!({"log_type": "timeline", "container_id": ""}));
     for rule in ["GuestDetailsRequest", "GetOOMEventRequest", "ListInterfacesRequest", "ListRoutesRequest", "OnlineCPUMemRequest"] {
         allows(&mut rules, rule, &json!({}));
@@ -926,8 +926,10 @@ fn everything_else_is_denied() {
         "PauseContainerRequest",
         "ResumeContainerRequest",
         "UpdateEphemeralMountsRequest",
+        "UnsealSecretRequest",
         "GetTokenRequest",
         "GetEvidenceRequest",
+        "ExtendRuntimeMeasurementRequest",
         "GetMetricsRequest",
         "VolumeStatsRequest",
         "ResizeVolumeRequest",
@@ -939,14 +941,96 @@ fn everything_else_is_denied() {
         denies(&mut rules, rule, &json!({"container_id": ID}));
     }
     for path in ["default/key/2", "default/key/1/", "default/key", "", "../default/key/1"] {
-        denies(&mut rules, "GetResourceRequest", &json!({"path": path}));
+        denies(&mut rules, "GetResourceRequest", &json!({"path": path, "container_id": ID, "container_name": "app"}));
     }
+    for nobody in [json!("unknown"), json!(null), json!("")] {
+        denies(&mut rules, "GetResourceRequest", &json!({"path": "default/key/1", "container_id": nobody, "container_name": "app"}));
+    }
+    denies(&mut rules, "GetResourceRequest", &json!({"path": "default/key/1"}));
     denies(&mut rules, "GetDiagnosticDataRequest", &json!({"log_type": "termination_log", "container_id": ID}));
     for rule in ["SignalProcessRequest", "WaitProcessRequest", "StatsContainerRequest", "UpdateContainerRequest", "StartContainerRequest"] {
         denies(&mut rules, rule, &json!({"container_id": "unknown", "exec_id": "", "signal": 9, "resources": {"Devices": []}}));
     }
     let devices = json!({"Devices": [{"Allow": true, "Type": "a", "Access": "rwm"}]});
     denies(&mut rules, "UpdateContainerRequest", &json!({"container_id": ID, "resources": devices}));
+}
+
+#[test]
+fn runtime_events_of_the_workload_are_allowed_by_name_alone() {
+    let event = json!({"domain": "example.com", "operation": "op", "size": 1, "container_id": ID, "container_name": "app"});
+    denies(&mut running(&pod()), "ExtendRuntimeMeasurementRequest", &event);
+    let pod = PodTemplate { runtime_events: true, ..pod() };
+    allows(&mut running(&pod), "ExtendRuntimeMeasurementRequest", &event);
+    denies(&mut running(&pod), "ExtendRuntimeMeasurementRequest", &set(&event, "/container_id", json!("unknown")));
+}
+
+#[test]
+fn a_resource_of_one_container_is_not_given_to_another() {
+    let mut app = app();
+    app.resources = vec!["default/app/1".to_owned()];
+    let mut sidecar = ContainerTemplate::new("sidecar", IMAGE, ["/bin/sidecar"]);
+    sidecar.resources = vec!["default/sidecar/1".to_owned()];
+    let pod =
+        PodTemplate { containers: vec![app, sidecar], resources: vec!["default/all/1".to_owned()], token: true, ..PodTemplate::default() };
+    let mut rules = running(&pod);
+    let ask = |path: &str, id: &str, name: &str| json!({"path": path, "container_id": id, "container_name": name});
+    for path in ["default/app/1", "default/all/1"] {
+        allows(&mut rules, "GetResourceRequest", &ask(path, ID, "app"));
+    }
+    let reasons = denies(&mut rules, "GetResourceRequest", &ask("default/sidecar/1", ID, "app"));
+    assert_eq!(reasons, ["the resource is not in the list of the pod or of this container"]);
+    // By the id that the policy knows it by, and not by what its creator called it; and the sidecar is not there yet.
+    denies(&mut rules, "GetResourceRequest", &ask("default/sidecar/1", ID, "sidecar"));
+    denies(&mut rules, "GetResourceRequest", &ask("default/sidecar/1", "5ecar", "sidecar"));
+    // The sandbox container runs nothing that could ask.
+    denies(&mut rules, "GetResourceRequest", &ask("default/app/1", SANDBOX, "app"));
+    allows(&mut rules, "GetTokenRequest", &json!({"token_type": "kbs", "container_id": ID, "container_name": "app"}));
+    denies(&mut rules, "GetTokenRequest", &json!({"token_type": "kbs", "container_id": "unknown", "container_name": "app"}));
+}
+
+#[test]
+fn a_sealed_secret_is_opened_for_its_container_and_by_its_owners_key_alone() {
+    let mut sidecar = ContainerTemplate::new("sidecar", IMAGE, ["/bin/sidecar"]);
+    sidecar.sealed_secrets = vec!["default/sidecar/1".to_owned()];
+    let mut app = app();
+    app.sealed_secrets = vec!["default/db/password".to_owned()];
+    let pod = PodTemplate { containers: vec![app, sidecar], sealing_keys: vec!["default/sealing/1".to_owned()], ..PodTemplate::default() };
+    let mut rules = running(&pod);
+    let good = json!({
+        "container_id": ID, "container_name": "app", "type": "vault", "path": "default/db/password", "signed_by": "default/sealing/1",
+        "target": "environment", "name": "PASSWORD",
+    });
+    allows(&mut rules, "UnsealSecretRequest", &good);
+    for (field, value) in [
+        ("/path", json!("default/sidecar/1")),
+        ("/path", json!("default/sealing/1")),
+        ("/signed_by", json!("default/db/password")),
+        ("/container_id", json!("unknown")),
+        ("/container_id", json!(SANDBOX)),
+    ] {
+        let reasons = denies(&mut rules, "UnsealSecretRequest", &set(&good, field, value.clone()));
+        let expected = "the sealed secret is not of this container, or not signed with a key that may sign it";
+        assert!(reasons.iter().any(|reason| reason == expected), "{field} {value}: {reasons:?}");
+    }
+    denies(&mut rules, "UnsealSecretRequest", &json!({}));
+    denies(&mut running(&self::pod()), "UnsealSecretRequest", &good);
+}
+
+#[test]
+fn rejects_resources_that_no_broker_has() {
+    for bad in ["", "a/b", "a/b/c/d", "kbs:///a/b/c", "../b/c", "a/b/c d"] {
+        let found = bad.to_owned();
+        for pod in [PodTemplate { resources: vec![found.clone()], ..pod() }, PodTemplate { sealing_keys: vec![found.clone()], ..pod() }] {
+            assert_eq!(pod.render(), Err(TemplateError::Resource { found: found.clone() }));
+        }
+        let mut app = app();
+        app.sealed_secrets = vec![found.clone()];
+        let render = |app: ContainerTemplate| PodTemplate { containers: vec![app], ..PodTemplate::default() }.render();
+        assert_eq!(render(app), Err(TemplateError::Resource { found: found.clone() }));
+        let mut app = self::app();
+        app.resources = vec![found.clone()];
+        assert_eq!(render(app), Err(TemplateError::Resource { found }));
+    }
 }
 
 #[test]

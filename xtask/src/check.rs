@@ -22,8 +22,6 @@ pub(crate) struct TestOptions {
 
 /// Random launches compared in a test run.
 const ORACLE_CASES: u32 = 200;
-/// For each fuzz target in a test run: enough to see that it builds, runs, and finds nothing near the surface.
-const FUZZ_SECONDS: u32 = 5;
 
 /// Versions of containerd besides the machine's own, and where each is unpacked.
 const FURTHER_CONTAINERD: &[(&str, &str)] = &[("1.7", "containerd-1.7"), ("2.1", "containerd-2.1")];
@@ -61,7 +59,7 @@ pub(crate) fn test(cx: &Context, profile: Profile, options: &TestOptions) -> Res
     if options.quick {
         summary.skip("--quick: fuzz targets, guest image, reproducibility, end-to-end tests".into());
     } else {
-        step(cx, &mut summary, "fuzz targets", |_| Ok(Outcome::Passed(fuzz::run(cx, &fuzz::Args::all(FUZZ_SECONDS))?)))?;
+        step(cx, &mut summary, "fuzz targets", |_| fuzz::smoke(cx).map(Outcome::Passed))?;
         let mut built = None;
         step(cx, &mut summary, "build", |_| {
             built = Some(lab::prepare(cx, profile)?);

@@ -1,10 +1,10 @@
 //! Fuzzing: the targets of `tests/fuzz`, built with coverage instrumentation by the toolchain that is there.
 //!
-//! A run of few seconds shows that the targets work. Finding something takes hours: `cargo xtask fuzz --seconds 36000 tar`. What is found is kept
-//! in the cache, and named.
+//! The test run takes the seeds in `tests/fuzz/corpus` and a fixed number of inputs made from them with a fixed seed: it prints the same verdict each
+//! time. Finding something new takes hours: `cargo xtask fuzz --seconds 36000 tar`. What is found is kept in the cache, and named.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -28,6 +28,8 @@ const MAX_INPUT: u32 = 16 * 1024;
 const MEMORY: u32 = 1024;
 /// Time for one input, in seconds.
 const INPUT_SECONDS: u32 = 10;
+/// Inputs for each target in the test run, seeds included.
+const SMOKE_RUNS: u32 = 200_000;
 
 /// What to fuzz, and for how long.
 #[derive(Debug, clap::Args)]
@@ -39,24 +41,31 @@ pub(crate) struct Args {
     seconds: u32,
 }
 
-impl Args {
-    /// Every target, for so long.
-    pub(crate) const fn all(seconds: u32) -> Self {
-        Self { targets: Vec::new(), seconds }
-    }
-}
-
-/// Fuzzes; says how many targets passed.
+/// Fuzzes for as long as asked, going on from what earlier runs kept; says how many targets passed.
 pub(crate) fn run(cx: &Context, args: &Args) -> Result<u64> {
     let known = targets(cx)?;
     if let Some(unknown) = args.targets.iter().find(|name| !known.contains(name)) {
         bail!("there is no fuzz target {unknown:?}; there are {}", known.join(", "));
     }
     let chosen = if args.targets.is_empty() { &known } else { &args.targets };
+    each(cx, chosen, &cx.cache("fuzz").join("corpus"), &[format!("-max_total_time={}", args.seconds)])
+}
+
+/// Every target on its seeds and the same inputs each time; says how many targets passed.
+pub(crate) fn smoke(cx: &Context) -> Result<u64> {
+    let corpus = cx.target().join("fuzz/smoke");
+    if corpus.exists() {
+        fs::remove_dir_all(&corpus).with_context(|| format!("cannot remove {}", corpus.display()))?;
+    }
+    each(cx, &targets(cx)?, &corpus, &["-seed=1".into(), format!("-runs={SMOKE_RUNS}")])
+}
+
+/// Runs targets; what they keep goes below `corpus`.
+fn each(cx: &Context, chosen: &[String], corpus: &Path, limits: &[String]) -> Result<u64> {
     let built = build(cx)?;
     let mut passed = 0;
     for name in chosen {
-        let (corpus, found) = (cx.cache("fuzz").join("corpus").join(name), cx.cache("fuzz").join("found").join(name));
+        let (corpus, found) = (corpus.join(name), cx.cache("fuzz").join("found").join(name));
         for dir in [&corpus, &found] {
             fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
@@ -67,8 +76,8 @@ pub(crate) fn run(cx: &Context, args: &Args) -> Result<u64> {
             fuzz.arg(seeds);
         }
         fuzz.arg(format!("-artifact_prefix={}/", found.display()))
-            .args([format!("-max_total_time={}", args.seconds), format!("-max_len={MAX_INPUT}")])
-            .args([format!("-rss_limit_mb={MEMORY}"), format!("-timeout={INPUT_SECONDS}")])
+            .args(limits)
+            .args([format!("-max_len={MAX_INPUT}"), format!("-rss_limit_mb={MEMORY}"), format!("-timeout={INPUT_SECONDS}")])
             .arg("-print_final_stats=1");
         cx.run.logged(&format!("fuzz {name}"), &mut fuzz).with_context(|| {
             format!("fuzz target {name} found an input, which lies in {}; run the target on that file to see it again", found.display())

@@ -10,6 +10,7 @@ mod check;
 mod context;
 mod fuzz;
 mod guest;
+mod kbs_bench;
 mod kernel;
 mod lab;
 mod oracle;
@@ -102,6 +103,8 @@ enum Bench {
         #[command(flatten)]
         lab: lab::Args,
     },
+    /// Key broker: latency and throughput with real evidence, its CPU time and memory
+    Kbs(kbs_bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -131,6 +134,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Build { profile } => artifacts::host(&cx, profile)?,
         Command::Demo { profile, lab } => return lab::run(&cx, profile, "demo", &lab),
         Command::Bench { bench: Bench::Start { profile, lab } } => return lab::run(&cx, profile, "bench", &lab),
+        Command::Bench { bench: Bench::Kbs(args) } => return kbs_bench::run(&cx, &args),
         Command::Test { profile, options } => return check::test(&cx, profile, &options),
         Command::Check => check::clippy(&cx)?,
         Command::Fmt => check::fmt(&cx)?,

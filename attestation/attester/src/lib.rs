@@ -1,30 +1,47 @@
-//! The guest's side of attestation: get a report from the hardware, and hold it against the initdata this guest was given.
+//! The guest's side of attestation: get evidence from the hardware, and hold it against the initdata this guest was given.
 //!
-//! Reports come from the kernel's configfs-tsm interface, or, on kernels without it, from `/dev/sev-guest`. There is no third way: a guest
-//! without a TEE gets an error, never evidence of a weaker kind.
+//! Evidence comes from the kernel's configfs-tsm interface, or, on kernels without it, SNP's from `/dev/sev-guest`; a TD's report of itself from
+//! `/dev/tdx_guest`. There is no third way: a guest without a TEE gets an error, never evidence of a weaker kind.
 //!
+//! ```text
+//! detect -> Attester --launched_with(digest of the initdata)--> () or stop
+//!                    --evidence(report data, runtime log)-----> Evidence
+//! ```
 //! Not here: sending evidence anywhere, verifying it, deciding what to do when there is none.
 
 #![deny(clippy::indexing_slicing, clippy::panic)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::panic))]
 
+mod evidence;
 mod initdata;
+pub mod runtime_log;
 mod sev_guest;
+mod snp;
+mod td;
+mod tdx_guest;
+#[cfg(test)]
+mod tests;
 pub mod tsm;
 
 use std::path::{Path, PathBuf};
 
-pub use initdata::{InitdataError, check_initdata_bound};
-use kata_cc_evidence::snp::{Evidence, EvidenceError};
+pub use evidence::{Evidence, MalformedEvidence};
+pub use initdata::{InitdataError, LaunchField, check_initdata_bound};
 use kata_cc_evidence::{ReportData, TeeType};
+use runtime_log::{RuntimeLog, RuntimeLogError};
 pub use sev_guest::SevGuestError;
+use snp::SnpReports;
+use td::Td;
+pub use tdx_guest::TdxGuestError;
+use tsm::Provider;
 
 /// Why there is no evidence.
 #[derive(Debug, thiserror::Error)]
 pub enum AttestError {
-    /// Neither interface is there.
+    /// No interface is there.
     #[error(
-        "this guest has no TEE: no report provider at {} and no device {}; it must be launched as a SEV-SNP guest",
+        "this guest has no TEE: no report provider at {} and no device {}; it must be launched as a SEV-SNP guest or a TD, with a kernel \
+         that has CONFIG_TSM_REPORTS",
         tsm.display(),
         device.display()
     )]
@@ -34,23 +51,49 @@ pub enum AttestError {
         /// Which device was looked for.
         device: PathBuf,
     },
+    /// Interfaces of two kinds of TEE are there.
+    #[error(
+        "this guest seems to be of two kinds: {device} is there, but reports are those of {provider}; a guest is one kind of TEE, \
+         so something else made one of them"
+    )]
+    Several {
+        /// The device that should not be there.
+        device: String,
+        /// Whose reports there are.
+        provider: &'static str,
+    },
     /// configfs-tsm failed.
     #[error(transparent)]
     Tsm(#[from] tsm::TsmError),
-    /// The device failed.
+    /// SNP's device failed.
     #[error(transparent)]
-    Device(#[from] SevGuestError),
-    /// What came is not a report.
+    SevGuest(#[from] SevGuestError),
+    /// TDX's device failed.
+    #[error(transparent)]
+    TdxGuest(#[from] TdxGuestError),
+    /// The host made no quote.
+    #[error(
+        "the host made no quote of this TD within 30 s or failed to: its VMM must have a quote generation service that answers (QEMU: \
+         tdx-guest's quote-generation-socket)"
+    )]
+    NoQuote,
+    /// What came is not evidence.
     #[error("the report interface gave malformed evidence")]
-    Evidence(#[from] EvidenceError),
-    /// The report is not over the data it was asked for.
+    Evidence(#[from] MalformedEvidence),
+    /// The evidence is not over the data it was asked for.
     #[error("report data is {found}, asked for was {expected}: the report is somebody else's")]
     ReportData {
         /// What was asked for.
         expected: Box<ReportData>,
-        /// What the report has.
+        /// What the evidence has.
         found: Box<ReportData>,
     },
+    /// The runtime event log is in doubt, and so is what its register holds.
+    #[error("the runtime event log")]
+    Log(#[from] RuntimeLogError),
+    /// The initdata is not what this guest was launched with.
+    #[error(transparent)]
+    Initdata(#[from] InitdataError),
 }
 
 /// Where to look for the hardware.
@@ -60,11 +103,13 @@ pub struct Paths {
     pub tsm_report: PathBuf,
     /// The SEV guest device.
     pub sev_guest: PathBuf,
+    /// The TDX guest device.
+    pub tdx_guest: PathBuf,
 }
 
 impl Default for Paths {
     fn default() -> Self {
-        Self { tsm_report: tsm::DEFAULT_PATH.into(), sev_guest: "/dev/sev-guest".into() }
+        Self { tsm_report: tsm::DEFAULT_PATH.into(), sev_guest: "/dev/sev-guest".into(), tdx_guest: "/dev/tdx_guest".into() }
     }
 }
 
@@ -76,8 +121,8 @@ pub struct Attester {
 
 #[derive(Debug)]
 enum Source {
-    Tsm(tsm::ReportInterface),
-    SevGuest(PathBuf),
+    Snp(SnpReports),
+    Tdx(Td),
 }
 
 impl Attester {
@@ -94,71 +139,81 @@ impl Attester {
     /// # Errors
     /// As [`Attester::detect`].
     pub fn detect_at(paths: &Paths) -> Result<Self, AttestError> {
-        let interface = tsm::ReportInterface::at(&paths.tsm_report);
-        // The device is for kernels older than configfs-tsm only: a provider that is there but fails, or is another TEE's, is an error.
-        if interface.probe()? {
-            return Ok(Self { source: Source::Tsm(interface) });
-        }
-        if paths.sev_guest.exists() {
-            return Ok(Self { source: Source::SevGuest(paths.sev_guest.clone()) });
-        }
-        Err(AttestError::NoTee { tsm: paths.tsm_report.clone(), device: paths.sev_guest.clone() })
+        Self::detect_with(tsm::ReportInterface::at(&paths.tsm_report), paths)
+    }
+
+    fn detect_with(interface: tsm::ReportInterface, paths: &Paths) -> Result<Self, AttestError> {
+        let not_beside = |device: &Path, provider: Provider| match device.exists() {
+            true => Err(AttestError::Several { device: device.display().to_string(), provider: provider.name() }),
+            false => Ok(()),
+        };
+        // SNP's device is for kernels older than configfs-tsm only: a provider that is there but fails, or is unknown, is an error.
+        let source = match interface.probe()? {
+            Some(Provider::SevGuest) => {
+                not_beside(&paths.tdx_guest, Provider::SevGuest)?;
+                Source::Snp(SnpReports::Tsm(interface))
+            }
+            Some(Provider::TdxGuest) => {
+                not_beside(&paths.sev_guest, Provider::TdxGuest)?;
+                Source::Tdx(Td { quotes: interface, device: paths.tdx_guest.clone() })
+            }
+            None if paths.sev_guest.exists() => {
+                not_beside(&paths.tdx_guest, Provider::SevGuest)?;
+                Source::Snp(SnpReports::Device(paths.sev_guest.clone()))
+            }
+            None => return Err(AttestError::NoTee { tsm: paths.tsm_report.clone(), device: paths.sev_guest.clone() }),
+        };
+        Ok(Self { source })
     }
 
     /// Kind of TEE, as named to the broker.
     #[must_use]
     pub fn tee(&self) -> TeeType {
-        TeeType::Snp
+        match self.source {
+            Source::Snp(_) => TeeType::Snp,
+            Source::Tdx(_) => TeeType::Tdx,
+        }
     }
 
-    /// Gets evidence over `report_data`. Blocking: the secure processor answers within milliseconds, and the kernel gives up after a
-    /// minute when the host does not let it.
+    /// Checks that this guest was launched with the initdata of this digest. Blocking, for milliseconds.
+    ///
+    /// The report comes from our own hardware through our own kernel: nobody could replay one, so no nonce is needed.
     ///
     /// # Errors
-    /// When the interface fails or what it gives is not a report over `report_data`.
-    pub fn evidence(&self, report_data: &ReportData) -> Result<Evidence, AttestError> {
-        let (report, certs) = match &self.source {
-            Source::Tsm(interface) => {
-                let blobs = interface.report(report_data)?;
-                (blobs.out, blobs.aux)
-            }
-            Source::SevGuest(device) => sev_guest::report(device as &Path, report_data)?,
+    /// When it was not, or the hardware does not say. The guest must not go on.
+    pub fn launched_with(&self, digest: &[u8]) -> Result<(), AttestError> {
+        let found = match &self.source {
+            Source::Snp(reports) => LaunchField::HostData(reports.evidence(&ReportData::ZERO)?.report().host_data),
+            Source::Tdx(td) => LaunchField::MrConfigId(td.own_report()?.mr_config_id),
         };
-        let evidence = match Evidence::from_raw(&report, &certs) {
-            // The host writes the certificates. Garbage there must not keep the guest from using the report: the broker may know them.
-            Err(EvidenceError::Certificates(error)) => {
-                tracing::warn!(%error, "host's certificate table is malformed and left out");
-                Evidence::from_raw(&report, &[])?
+        Ok(check_initdata_bound(found, digest)?)
+    }
+
+    /// Gets evidence over `report_data`. Blocking: SNP's secure processor answers within milliseconds, and the kernel gives up after a
+    /// minute when the host does not let it. A quote takes what the host's quoting service takes, in steps of a second: Linux's driver
+    /// looks for the answer that often, and 30 times at most.
+    ///
+    /// Evidence of a TD has the event log with it that replays to the RTMRs of its quote, `log` with it where that is extended into RTMR3.
+    ///
+    /// # Errors
+    /// When the interface fails, what it gives is not evidence over `report_data`, or the log is in doubt.
+    pub fn evidence(&self, report_data: &ReportData, log: &RuntimeLog) -> Result<Evidence, AttestError> {
+        match &self.source {
+            Source::Snp(reports) => {
+                let evidence = reports.evidence(report_data)?;
+                // After the report: one made while the log went into doubt is not given out either.
+                log.check()?;
+                Ok(Evidence::Snp(Box::new(evidence)))
             }
-            other => other?,
-        };
-        let found = evidence.report().report_data;
-        if found != *report_data {
-            return Err(AttestError::ReportData { expected: Box::new(*report_data), found: Box::new(found) });
+            Source::Tdx(td) => Ok(Evidence::Tdx(Box::new(td.evidence(report_data, log)?))),
         }
-        Ok(evidence)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_guest_without_tee_gets_an_error_and_nothing_else() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let paths = Paths { tsm_report: dir.path().join("report"), sev_guest: dir.path().join("sev-guest") };
-        let refused = Attester::detect_at(&paths).expect_err("nothing is there");
-        assert!(matches!(refused, AttestError::NoTee { .. }));
-        assert!(refused.to_string().contains("SEV-SNP"));
+/// Whether evidence is over the data it was asked for.
+fn over(expected: &ReportData, found: &ReportData) -> Result<(), AttestError> {
+    if found == expected {
+        return Ok(());
     }
-
-    #[test]
-    fn a_directory_that_is_no_report_interface_is_not_taken_for_one() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let paths = Paths { tsm_report: dir.path().into(), sev_guest: dir.path().join("sev-guest") };
-        assert!(matches!(Attester::detect_at(&paths), Err(AttestError::Tsm(_))));
-        // Nor is anything left behind.
-        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 0);
-    }
+    Err(AttestError::ReportData { expected: Box::new(*expected), found: Box::new(*found) })
 }

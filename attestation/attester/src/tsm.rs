@@ -17,8 +17,28 @@ use nix::errno::Errno;
 /// Where the kernel has it.
 pub const DEFAULT_PATH: &str = "/sys/kernel/config/tsm/report";
 
-/// The provider of SEV-SNP reports.
-const PROVIDER: &str = "sev_guest";
+/// Whose reports the kernel gives out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// SEV-SNP reports.
+    SevGuest,
+    /// TDX quotes.
+    TdxGuest,
+}
+
+impl Provider {
+    /// Those this agent attests with.
+    const ALL: [Self; 2] = [Self::SevGuest, Self::TdxGuest];
+
+    /// What the kernel calls it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SevGuest => "sev_guest",
+            Self::TdxGuest => "tdx_guest",
+        }
+    }
+}
 
 /// How often a report is asked for before giving up on an entry others keep writing to.
 const MAX_TRIES: u32 = 4;
@@ -50,10 +70,12 @@ pub enum TsmError {
     #[error("configfs-tsm: no free entry name after {MAX_NAMES} tries; entries of a former process are left over")]
     NoFreeName,
     /// The provider is another TEE's, or changed.
-    #[error("configfs-tsm: provider is {found:?}, expected \"{PROVIDER}\": this agent attests SEV-SNP only")]
+    #[error("configfs-tsm: provider is {found:?}, expected {expected}")]
     Provider {
         /// What the provider is.
         found: String,
+        /// What it should be.
+        expected: &'static str,
     },
     /// An attribute is too long.
     #[error("configfs-tsm: {attribute} has more than {limit} bytes")]
@@ -131,31 +153,35 @@ impl ReportInterface {
         Self { fs: Box::new(Configfs { root: root.to_owned() }) }
     }
 
-    /// Is there a provider of SEV-SNP reports? `false` when there is no interface, or an interface without a TEE behind it.
+    /// Whose reports are there? `None` when there is no interface, or an interface without a TEE behind it.
     ///
     /// # Errors
-    /// When there is a provider but another TEE's, or the interface fails.
-    pub fn probe(&self) -> Result<bool, TsmError> {
+    /// When there is a provider that this agent does not know, or the interface fails.
+    pub fn probe(&self) -> Result<Option<Provider>, TsmError> {
         match Entry::create(self.fs.as_ref()) {
-            Ok(entry) => entry.check_provider().map(|()| true),
+            Ok(entry) => {
+                let found = entry.provider()?;
+                let known = Provider::ALL.into_iter().find(|provider| provider.name() == found);
+                known.map(Some).ok_or(TsmError::Provider { found, expected: "\"sev_guest\" or \"tdx_guest\"" })
+            }
             // No directory: no interface. ENXIO: the kernel has the interface, and no TEE registered with it.
             Err(TsmError::Io { source, .. })
                 if matches!(source.raw_os_error().map(Errno::from_raw), Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ENXIO)) =>
             {
-                Ok(false)
+                Ok(None)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Gets a report over `report_data`.
+    /// Gets a report of `provider` over `report_data`.
     ///
     /// # Errors
-    /// When the provider is not the expected one, an operation fails, or others keep interfering.
-    pub fn report(&self, report_data: &ReportData) -> Result<Blobs, TsmError> {
+    /// When the provider is another, an operation fails, or others keep interfering.
+    pub fn report(&self, provider: Provider, report_data: &ReportData) -> Result<Blobs, TsmError> {
         let entry = Entry::create(self.fs.as_ref())?;
         for _ in 0..MAX_TRIES {
-            entry.check_provider()?;
+            entry.check_provider(provider)?;
             let before = entry.generation()?;
             entry.write("inblob", report_data.as_ref())?;
             let out = match entry.read("outblob", MAX_BLOB) {
@@ -169,7 +195,7 @@ impl ReportInterface {
                 other => other?,
             };
             if entry.generation()? == before.wrapping_add(1) {
-                entry.check_provider()?;
+                entry.check_provider(provider)?;
                 return Ok(Blobs { out, aux });
             }
         }
@@ -212,12 +238,14 @@ impl<'a> Entry<'a> {
         std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()).ok_or(TsmError::Generation)
     }
 
-    fn check_provider(&self) -> Result<(), TsmError> {
+    fn provider(&self) -> Result<String, TsmError> {
         let found = self.read("provider", MAX_TEXT)?;
-        if found.strip_suffix(b"\n").unwrap_or(&found) == PROVIDER.as_bytes() {
-            return Ok(());
-        }
-        Err(TsmError::Provider { found: String::from_utf8_lossy(&found).trim().to_owned() })
+        Ok(String::from_utf8_lossy(found.strip_suffix(b"\n").unwrap_or(&found)).into_owned())
+    }
+
+    fn check_provider(&self, expected: Provider) -> Result<(), TsmError> {
+        let found = self.provider()?;
+        if found == expected.name() { Ok(()) } else { Err(TsmError::Provider { found, expected: expected.name() }) }
     }
 }
 
@@ -230,32 +258,36 @@ impl Drop for Entry<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex};
 
     /// What another process does right after our write of `inblob`.
-    type Race = Box<dyn Fn(&mut FakeEntry) + Send + Sync>;
+    pub(crate) type Race = Box<dyn Fn(&mut FakeEntry) + Send + Sync>;
 
     #[derive(Default)]
-    struct FakeEntry {
+    pub(crate) struct FakeEntry {
         generation: u64,
         inblob: Vec<u8>,
         provider: String,
     }
 
-    /// Plays the kernel: `outblob` is the word `report` followed by `inblob`.
+    /// What is in `outblob` for an `inblob`.
+    pub(crate) type Make = Box<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
+
+    /// Plays the kernel: `outblob` is made, or else the word `report` followed by `inblob`.
     #[derive(Default)]
-    struct Kernel {
-        entries: Mutex<BTreeMap<String, FakeEntry>>,
-        created: Mutex<u32>,
-        provider: String,
-        race: Option<Race>,
-        mkdir: Option<Errno>,
-        outblob: Option<Errno>,
-        big: bool,
-        without_aux: bool,
+    pub(crate) struct Kernel {
+        pub(crate) entries: Mutex<BTreeMap<String, FakeEntry>>,
+        pub(crate) created: Mutex<u32>,
+        pub(crate) provider: String,
+        pub(crate) make: Option<Make>,
+        pub(crate) race: Option<Race>,
+        pub(crate) mkdir: Option<Errno>,
+        pub(crate) outblob: Option<Errno>,
+        pub(crate) big: bool,
+        pub(crate) without_aux: bool,
     }
 
     impl fmt::Debug for Kernel {
@@ -293,7 +325,10 @@ mod tests {
                 "outblob" => match self.0.outblob {
                     Some(error) => return Err(errno(error)),
                     None if self.0.big => vec![0; 100_000],
-                    None => [b"report", entry.inblob.as_slice()].concat(),
+                    None => match &self.0.make {
+                        Some(make) => make(&entry.inblob),
+                        None => [b"report", entry.inblob.as_slice()].concat(),
+                    },
                 },
                 "auxblob" if self.0.without_aux => return Err(errno(Errno::ENOENT)),
                 "auxblob" => b"certificates".to_vec(),
@@ -314,6 +349,11 @@ mod tests {
         }
     }
 
+    /// The interface of such a kernel.
+    pub(crate) fn interface(kernel: Kernel) -> ReportInterface {
+        ReportInterface { fs: Box::new(Shared(Arc::new(kernel))) }
+    }
+
     fn kernel() -> Kernel {
         Kernel { provider: "sev_guest".into(), ..Kernel::default() }
     }
@@ -321,7 +361,7 @@ mod tests {
     #[track_caller]
     fn ask(kernel: Kernel) -> (Result<Blobs, TsmError>, Arc<Kernel>) {
         let kernel = Arc::new(kernel);
-        let result = ReportInterface { fs: Box::new(Shared(kernel.clone())) }.report(&ReportData([7; 64]));
+        let result = ReportInterface { fs: Box::new(Shared(kernel.clone())) }.report(Provider::SevGuest, &ReportData([7; 64]));
         assert!(kernel.entries.lock().expect("lock").is_empty(), "an entry was left behind");
         (result, kernel)
     }
@@ -367,9 +407,9 @@ mod tests {
     #[test]
     fn refuses_another_provider_before_and_after() {
         let other = Kernel { provider: "tdx_guest".into(), ..kernel() };
-        assert!(matches!(ask(other).0, Err(TsmError::Provider { found }) if found == "tdx_guest"));
+        assert!(matches!(ask(other).0, Err(TsmError::Provider { found, .. }) if found == "tdx_guest"));
         let race: Race = Box::new(|entry| entry.provider = "sample".into());
-        assert!(matches!(ask(Kernel { race: Some(race), ..kernel() }).0, Err(TsmError::Provider { found }) if found == "sample"));
+        assert!(matches!(ask(Kernel { race: Some(race), ..kernel() }).0, Err(TsmError::Provider { found, .. }) if found == "sample"));
         let similar = Kernel { provider: "sev_guest2".into(), ..kernel() };
         assert!(matches!(ask(similar).0, Err(TsmError::Provider { .. })));
     }
@@ -390,12 +430,15 @@ mod tests {
 
     #[test]
     fn probe_tells_no_interface_from_a_failing_one() {
-        let probe = |kernel: Kernel| ReportInterface { fs: Box::new(Shared(Arc::new(kernel))) }.probe();
-        assert!(matches!(probe(kernel()), Ok(true)));
+        let probe = |kernel: Kernel| interface(kernel).probe();
+        assert!(matches!(probe(kernel()), Ok(Some(Provider::SevGuest))));
+        assert!(matches!(probe(Kernel { provider: "tdx_guest".into(), ..kernel() }), Ok(Some(Provider::TdxGuest))));
         for nothing in [Errno::ENOENT, Errno::ENOTDIR, Errno::ENXIO] {
-            assert!(matches!(probe(Kernel { mkdir: Some(nothing), ..kernel() }), Ok(false)));
+            assert!(matches!(probe(Kernel { mkdir: Some(nothing), ..kernel() }), Ok(None)));
         }
         assert!(matches!(probe(Kernel { mkdir: Some(Errno::EPERM), ..kernel() }), Err(TsmError::Io { .. })));
-        assert!(matches!(probe(Kernel { provider: "tdx_guest".into(), ..kernel() }), Err(TsmError::Provider { .. })));
+        for unknown in ["arm_cca_guest", "tdx_guest2", "", "sample"] {
+            assert!(matches!(probe(Kernel { provider: unknown.into(), ..kernel() }), Err(TsmError::Provider { .. })), "{unknown}");
+        }
     }
 }

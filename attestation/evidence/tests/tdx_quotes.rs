@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kata_cc_evidence::tdx::{
     Body, BodyType, CertificationData, CertificationDataType, EnclaveReport, Evidence, Extension15, Extension15Ex, Header,
-    INTEL_QE_VENDOR_ID, QeCertification, Quote, QuoteError, SignatureData, TdAttributes,
+    INTEL_QE_VENDOR_ID, QeCertification, Quote, QuoteError, SignatureData, TdAttributes, TdReport, TdReportError,
 };
 use kata_cc_evidence::{MrConfigId, ReportData, TdMeasurement};
 use vectors::{read, vectors};
@@ -278,4 +278,14 @@ fn malformed_json_is_refused() {
     ] {
         assert!(serde_json::from_value::<Evidence>(bad).is_err());
     }
+}
+
+#[test]
+fn real_td_reports_are_consistent_with_themselves() {
+    let Some(dir) = vectors() else { return };
+    let bytes = read(&dir, "confidential-containers/guest-components/attestation-agent/attester/test/tdx_report_1.bin");
+    assert_ne!(TdReport::parse(&bytes).expect("a report").mr_td, TdMeasurement::ZERO);
+    // A sample of the right size and of no type.
+    let other = TdReport::parse(&read(&dir, "google/go-tdx-guest/testing/testdata/report.dat"));
+    assert_eq!(other, Err(TdReportError::Type { found: 0x0f }));
 }

@@ -13,6 +13,7 @@ use kata_cc_evidence::{ReportData, TeeType};
 use serde_json::{Value, json};
 
 use crate::BASE_PATH;
+use crate::additional;
 use crate::hash::{HashAlgorithm, UnknownHash};
 use crate::http::{HttpRequest, HttpResponse, MAX_BODY, Method};
 use crate::jwe::{Jwe, JweError};
@@ -98,7 +99,11 @@ impl ClientSession {
     #[must_use]
     pub fn start(tee: TeeType) -> (AwaitChallenge, HttpRequest) {
         let offered: Vec<&str> = HashAlgorithm::ALL.into_iter().map(HashAlgorithm::as_str).collect();
-        let request = Request { version: PROTOCOL_VERSION.into(), tee, extra_params: json!({ "supported-hash-algorithms": offered }) };
+        let request = Request {
+            version: PROTOCOL_VERSION.into(),
+            tee,
+            extra_params: json!({ "supported-hash-algorithms": offered, additional::RUNTIME_LOG: true }),
+        };
         let body = json!(request).to_string().into_bytes();
         (AwaitChallenge { _private: () }, post("/auth", None, body))
     }
@@ -129,7 +134,8 @@ impl AwaitChallenge {
         let runtime =
             PrimaryRuntimeData { additional_evidence: String::new(), nonce: challenge.nonce, tee_pubkey: tee_key.public().to_jwk() };
         let report_data = algorithm.bind(&runtime).map_err(ClientError::Serialise)?;
-        Ok(AwaitEvidence { cookie, runtime, tee_key, report_data })
+        let takes_runtime_log = challenge.extra_params.get(additional::RUNTIME_LOG) == Some(&Value::Bool(true));
+        Ok(AwaitEvidence { cookie, runtime, tee_key, algorithm, report_data, takes_runtime_log })
     }
 }
 
@@ -138,7 +144,9 @@ pub struct AwaitEvidence {
     cookie: String,
     runtime: PrimaryRuntimeData,
     tee_key: TeeKey,
+    algorithm: HashAlgorithm,
     report_data: ReportData,
+    takes_runtime_log: bool,
 }
 
 impl AwaitEvidence {
@@ -146,6 +154,29 @@ impl AwaitEvidence {
     #[must_use]
     pub fn report_data(&self) -> &ReportData {
         &self.report_data
+    }
+
+    /// Whether the broker takes a runtime event log beside the evidence.
+    #[must_use]
+    pub fn takes_runtime_log(&self) -> bool {
+        self.takes_runtime_log
+    }
+
+    /// Has the evidence bind the guest's runtime event log too, which changes [`AwaitEvidence::report_data`]. For TEEs without a register that
+    /// such a log is extended into, and brokers that take one.
+    ///
+    /// # Errors
+    /// When it does not serialise.
+    pub fn with_runtime_log(mut self, log: &[u8]) -> Result<Self, ClientError> {
+        self.runtime.additional_evidence = additional::of_runtime_log(log).map_err(ClientError::Serialise)?;
+        self.report_data = self.algorithm.bind(&self.runtime).map_err(ClientError::Serialise)?;
+        Ok(self)
+    }
+
+    /// The challenge's nonce as it came. For Secure Execution it is the broker's request, in JSON, which the evidence must answer.
+    #[must_use]
+    pub fn nonce(&self) -> &str {
+        &self.runtime.nonce
     }
 
     /// Sends the evidence, and initdata in plain text if the pod has any.

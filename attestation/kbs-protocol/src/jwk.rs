@@ -52,6 +52,11 @@ impl TeePublicKey {
         &self.0
     }
 
+    /// Uncompressed point (SEC 1, section 2.3.3).
+    pub(crate) fn to_point(self) -> EncodedPoint {
+        self.0.to_encoded_point(false)
+    }
+
     /// JWK form.
     #[must_use]
     pub fn to_jwk(&self) -> Jwk {

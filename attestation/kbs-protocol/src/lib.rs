@@ -1,4 +1,5 @@
-//! The key-broker protocol (RCAR 0.4.0): messages, both sides as state machines, encrypted resources and attestation tokens.
+//! The key-broker protocol (RCAR 0.4.0): messages, both sides as state machines, encrypted resources and attestation tokens; and
+//! [`sealed`] secrets, which point to the broker.
 //!
 //! ```text
 //! client                                         server
@@ -19,6 +20,7 @@
 #![deny(clippy::indexing_slicing, clippy::panic)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::panic))]
 
+pub mod additional;
 pub mod client;
 pub mod ear;
 pub mod hash;
@@ -28,6 +30,7 @@ pub mod jwk;
 pub mod message;
 mod random;
 pub mod resource;
+pub mod sealed;
 pub mod secret;
 pub mod server;
 pub mod token;

@@ -14,6 +14,7 @@ use kata_cc_evidence::{Nonce, ReportData, TeeType};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::additional::{self, AdditionalEvidenceError};
 use crate::hash::HashAlgorithm;
 use crate::jwe::{Jwe, JweError};
 use crate::jwk::{JwkError, TeePublicKey};
@@ -48,8 +49,8 @@ pub enum ServerError {
     #[error(transparent)]
     TeeKey(#[from] JwkError),
     /// Device evidence, which nothing here verifies.
-    #[error("additional_evidence must be empty: this broker verifies no device evidence")]
-    AdditionalEvidence,
+    #[error(transparent)]
+    AdditionalEvidence(#[from] AdditionalEvidenceError),
     /// Initdata of another format.
     #[error("init-data format {found:?} is not supported: expected \"toml\"")]
     InitDataFormat {
@@ -74,7 +75,7 @@ impl ServerError {
             | Self::Version { .. }
             | Self::NoCommonHash
             | Self::TeeKey(_)
-            | Self::AdditionalEvidence
+            | Self::AdditionalEvidence(_)
             | Self::InitDataFormat { .. } => 400,
             Self::Expired | Self::Nonce => 401,
             Self::Canonical(_) | Self::Random(_) => 500,
@@ -91,7 +92,7 @@ impl ServerError {
             Self::Expired => "SessionExpired",
             Self::Nonce => "NonceMismatch",
             Self::TeeKey(_) => "TeeKey",
-            Self::AdditionalEvidence => "AdditionalEvidence",
+            Self::AdditionalEvidence(_) => "AdditionalEvidence",
             Self::InitDataFormat { .. } => "InitData",
             Self::Canonical(_) | Self::Random(_) => "Internal",
         };
@@ -182,24 +183,53 @@ impl AwaitAttest {
     /// # Errors
     /// When the version is another, no hash algorithm is common, or there is no randomness.
     pub fn open(request: &Request, now: u64, lifetime: u64) -> Result<(Self, Challenge), ServerError> {
+        let nonce = Nonce(random::array()?).to_string();
+        Self::with_nonce(request, nonce, HashAlgorithm::default(), now, lifetime)
+    }
+
+    /// Opens a session whose challenge asks for something, as Secure Execution needs it: `asked` is the nonce, so the evidence is bound to it, and
+    /// must never be the same twice. The hash is SHA-512, as CoCo has it for such challenges.
+    ///
+    /// # Errors
+    /// When the version is another, or the client cannot do SHA-512.
+    pub fn open_asking(request: &Request, asked: &Value, now: u64, lifetime: u64) -> Result<(Self, Challenge), ServerError> {
+        Self::with_nonce(request, asked.to_string(), HashAlgorithm::Sha512, now, lifetime)
+    }
+
+    fn with_nonce(
+        request: &Request,
+        nonce: String,
+        algorithm: HashAlgorithm,
+        now: u64,
+        lifetime: u64,
+    ) -> Result<(Self, Challenge), ServerError> {
         if request.version != PROTOCOL_VERSION {
             return Err(ServerError::Version { found: request.version.chars().take(32).collect() });
         }
-        // A client that names what it can do must be able to do what the protocol defaults to, since no other is ever selected.
+        // A client that names what it can do must be able to do what will be selected.
         if let Some(offered) = request.extra_params.get("supported-hash-algorithms").and_then(Value::as_array)
-            && !offered.iter().any(|name| name.as_str().and_then(|name| name.parse().ok()) == Some(HashAlgorithm::default()))
+            && !offered.iter().any(|name| name.as_str().and_then(|name| name.parse().ok()) == Some(algorithm))
         {
             return Err(ServerError::NoCommonHash);
         }
-        let nonce = Nonce(random::array()?).to_string();
         let session = Self {
             id: SessionId::generate()?,
             tee: request.tee,
             nonce: nonce.clone(),
-            algorithm: HashAlgorithm::default().as_str().into(),
+            algorithm: algorithm.as_str().into(),
             expires_at: now.saturating_add(lifetime),
         };
-        Ok((session, Challenge { nonce, extra_params: Value::String(String::new()) }))
+        // The protocol's default hash is not named, and the log is offered to those who asked: others expect what CoCo's broker says,
+        // an empty string.
+        let mut extra = serde_json::Map::new();
+        if request.extra_params.get(additional::RUNTIME_LOG) == Some(&Value::Bool(true)) {
+            extra.insert(additional::RUNTIME_LOG.into(), true.into());
+        }
+        if algorithm != HashAlgorithm::default() {
+            extra.insert("selected-hash-algorithm".into(), algorithm.as_str().into());
+        }
+        let extra_params = if extra.is_empty() { Value::String(String::new()) } else { Value::Object(extra) };
+        Ok((session, Challenge { nonce, extra_params }))
     }
 
     /// The session's id.
@@ -230,7 +260,7 @@ impl AwaitAttest {
     /// Takes the evidence and says what it has to be bound to. Nothing is verified yet.
     ///
     /// # Errors
-    /// When the session is over, the nonce is another's, the key is unusable or device evidence is given.
+    /// When the session is over, the nonce is another's, the key is unusable or evidence beside the TEE's own is not a runtime event log.
     pub fn attest(self, attestation: Attestation, now: u64) -> Result<ToVerify, ServerError> {
         if now >= self.expires_at {
             return Err(ServerError::Expired);
@@ -239,9 +269,7 @@ impl AwaitAttest {
         if runtime_data.nonce != self.nonce {
             return Err(ServerError::Nonce);
         }
-        if !tee_evidence.additional_evidence.is_empty() {
-            return Err(ServerError::AdditionalEvidence);
-        }
+        let runtime_log = additional::runtime_log(&tee_evidence.additional_evidence)?;
         if let Some(init_data) = &init_data
             && init_data.format != "toml"
         {
@@ -262,6 +290,7 @@ impl AwaitAttest {
             evidence: tee_evidence.primary_evidence,
             expected_report_data,
             runtime_data: bound,
+            runtime_log,
             init_data,
         })
     }
@@ -276,6 +305,7 @@ pub struct ToVerify {
     evidence: Value,
     expected_report_data: ReportData,
     runtime_data: PrimaryRuntimeData,
+    runtime_log: Option<Vec<u8>>,
     init_data: Option<InitData>,
 }
 
@@ -302,6 +332,13 @@ impl ToVerify {
     #[must_use]
     pub fn runtime_data(&self) -> &PrimaryRuntimeData {
         &self.runtime_data
+    }
+
+    /// The guest's runtime event log, where it came beside the evidence. It is the guest's only once [`ToVerify::expected_report_data`] was found
+    /// in verified evidence.
+    #[must_use]
+    pub fn runtime_log(&self) -> Option<&[u8]> {
+        self.runtime_log.as_deref()
     }
 
     /// Initdata in plain text. Its digest must be compared with the evidence before a word of it is believed.

@@ -4,9 +4,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use p256::PublicKey;
-use p256::ecdsa::signature::{Signer as _, Verifier as _};
-use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
+use p256::elliptic_curve::sec1::ToEncodedPoint;
+use p256::{EncodedPoint, SecretKey};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -68,7 +69,11 @@ pub enum TokenError {
 
 /// Signs tokens.
 pub struct TokenSigner {
-    key: SigningKey,
+    scalar: Zeroizing<[u8; 32]>,
+    pair: EcdsaKeyPair,
+    jwk: IssuerJwk,
+    /// The tokens' first part: the same in all.
+    header: String,
 }
 
 impl TokenSigner {
@@ -79,8 +84,9 @@ impl TokenSigner {
     pub fn generate() -> Result<Self, TokenError> {
         loop {
             let scalar = Zeroizing::new(random::array::<32>()?);
-            if let Ok(key) = SigningKey::from_slice(scalar.as_slice()) {
-                return Ok(Self { key });
+            // Zero and values beyond the group order are refused: less than one in 2^32 draws.
+            if let Ok(signer) = Self::from_bytes(scalar.as_slice()) {
+                return Ok(signer);
             }
         }
     }
@@ -91,24 +97,17 @@ impl TokenSigner {
     /// When the bytes are no key.
     pub fn from_bytes(scalar: &[u8]) -> Result<Self, TokenError> {
         // The library would also take shorter scalars and pad them: a cut-off key file must not become another key.
-        let scalar: &[u8; 32] = scalar.try_into().map_err(|_| TokenError::SigningKey)?;
-        SigningKey::from_slice(scalar).map(|key| Self { key }).map_err(|_| TokenError::SigningKey)
-    }
-
-    /// The private scalar, for storing. Keep it where secrets are kept.
-    #[must_use]
-    pub fn to_bytes(&self) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(self.key.to_bytes().into())
-    }
-
-    /// The public key as JWK with `kid`, for a JWK set and for [`TokenVerifier`].
-    #[must_use]
-    pub fn public_jwk(&self) -> IssuerJwk {
-        let (x, y) = jwk::coordinates(&PublicKey::from(*self.key.verifying_key()));
+        let scalar: [u8; 32] = scalar.try_into().map_err(|_| TokenError::SigningKey)?;
+        let scalar = Zeroizing::new(scalar);
+        let public = SecretKey::from_slice(scalar.as_slice()).map_err(|_| TokenError::SigningKey)?.public_key();
+        let (algorithm, point) = (&ECDSA_P256_SHA256_FIXED_SIGNING, public.to_encoded_point(false));
+        let pair = EcdsaKeyPair::from_private_key_and_public_key(algorithm, scalar.as_slice(), point.as_bytes(), &SystemRandom::new())
+            .map_err(|_| TokenError::SigningKey)?;
+        let (x, y) = jwk::coordinates(&public);
         // RFC 7638: the thumbprint is over the required members in order, which is what canonical JSON gives here.
         let thumbprint =
             ring::digest::digest(&ring::digest::SHA256, format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#).as_bytes());
-        IssuerJwk {
+        let jwk = IssuerJwk {
             kty: "EC".into(),
             crv: "P-256".into(),
             alg: "ES256".into(),
@@ -116,26 +115,38 @@ impl TokenSigner {
             kid: URL_SAFE_NO_PAD.encode(thumbprint),
             x,
             y,
-        }
+        };
+        let header = json!({"alg": "ES256", "typ": "JWT", "kid": jwk.kid, "jwk": jwk});
+        Ok(Self { scalar, pair, header: URL_SAFE_NO_PAD.encode(header.to_string()), jwk })
+    }
+
+    /// The private scalar, for storing. Keep it where secrets are kept.
+    #[must_use]
+    pub fn to_bytes(&self) -> Zeroizing<[u8; 32]> {
+        self.scalar.clone()
+    }
+
+    /// The public key as JWK with `kid`, for a JWK set and for [`TokenVerifier`].
+    #[must_use]
+    pub fn public_jwk(&self) -> IssuerJwk {
+        self.jwk.clone()
     }
 
     /// Signs claims; the result is the token.
     ///
     /// # Errors
-    /// When the claims do not serialise.
+    /// When the claims do not serialise, or there is no randomness.
     pub fn sign(&self, ear: &Ear) -> Result<String, TokenError> {
-        let jwk = self.public_jwk();
-        let header = json!({"alg": "ES256", "typ": "JWT", "kid": jwk.kid, "jwk": jwk});
         let payload = serde_json::to_vec(ear).map_err(|_| TokenError::Malformed { what: "claims do not serialise" })?;
-        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(payload));
-        let signature: Signature = self.key.sign(signed.as_bytes());
-        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature.to_bytes())))
+        let signed = format!("{}.{}", self.header, URL_SAFE_NO_PAD.encode(payload));
+        let signature = self.pair.sign(&SystemRandom::new(), signed.as_bytes()).map_err(|_| RandomError)?;
+        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 }
 
 impl std::fmt::Debug for TokenSigner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "TokenSigner(kid {}, key redacted)", self.public_jwk().kid)
+        write!(f, "TokenSigner(kid {}, key redacted)", self.jwk.kid)
     }
 }
 
@@ -164,7 +175,8 @@ pub struct IssuerJwk {
 /// Verifies tokens against a fixed set of issuer keys.
 #[derive(Debug, Default)]
 pub struct TokenVerifier {
-    keys: Vec<VerifyingKey>,
+    /// Points known to be on the curve.
+    keys: Vec<EncodedPoint>,
 }
 
 /// Proof that a token was signed by a trusted key and is in its time. Private fields: only [`TokenVerifier::verify`] makes it.
@@ -193,7 +205,7 @@ impl TokenVerifier {
                 (issuer.kty == "EC" && issuer.crv == "P-256")
                     .then(|| jwk::point_from_coordinates(&issuer.x, &issuer.y))
                     .flatten()
-                    .map(VerifyingKey::from)
+                    .map(|key| key.to_encoded_point(false))
                     .ok_or(TokenError::SigningKey)
             })
             .collect::<Result<_, _>>()?;
@@ -213,9 +225,11 @@ impl TokenVerifier {
         let signature = URL_SAFE_NO_PAD
             .decode(signature)
             .ok()
-            .and_then(|bytes| Signature::from_slice(&bytes).ok())
+            .filter(|bytes| bytes.len() == 64)
             .ok_or(TokenError::Malformed { what: "signature is not 64 bytes of base64url" })?;
-        if !self.keys.iter().any(|key| key.verify(signed.as_bytes(), &signature).is_ok()) {
+        let made_it =
+            |key: &EncodedPoint| UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key).verify(signed.as_bytes(), &signature).is_ok();
+        if !self.keys.iter().any(made_it) {
             return Err(TokenError::Signature);
         }
         let claims: Value = parse_part(payload, "claims")?;

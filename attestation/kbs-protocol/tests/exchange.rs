@@ -114,6 +114,41 @@ fn another_channel_key_changes_the_expected_report_data() {
 }
 
 #[test]
+fn a_runtime_log_is_bound_by_the_evidence() {
+    let (client, server) = open();
+    assert!(client.takes_runtime_log());
+    let without = *client.report_data();
+    let client = client.with_runtime_log(b"a log").expect("serialises");
+    let bound = *client.report_data();
+    assert_ne!(bound, without);
+    let (_, request) = client.submit(evidence(&bound), None).expect("submits");
+    let sent = Attestation::from_json(&request.body).expect("parses");
+    let to_verify = server.attest(sent.clone(), NOW).expect("well formed");
+    assert_eq!((to_verify.expected_report_data(), to_verify.runtime_log()), (&bound, Some(&b"a log"[..])));
+
+    // Another log, none, and the same in other words: not what the hardware signed.
+    for other in ["", r#"{"kata-cc-runtime-log":"YSBsb2s="}"#, r#"{"kata-cc-runtime-log": "YSBsb2c="}"#] {
+        let (client, server) = open();
+        let client = client.with_runtime_log(b"a log").expect("serialises");
+        let bound = *client.report_data();
+        let (_, request) = client.submit(json!({}), None).expect("submits");
+        let mut attestation = Attestation::from_json(&request.body).expect("parses");
+        attestation.tee_evidence.additional_evidence = other.into();
+        assert_ne!(server.attest(attestation, NOW).expect("well formed").expected_report_data(), &bound, "{other}");
+    }
+}
+
+#[test]
+fn brokers_that_do_not_know_the_log_are_not_sent_one_and_clients_that_do_not_are_not_told_of_it() {
+    let (client, _) = ClientSession::start(TeeType::Snp);
+    let challenge = json!({"nonce": "n", "extra-params": ""});
+    let client = client.handle(&ok(&challenge, vec![("set-cookie".into(), "kbs-session-id=abc".into())])).expect("takes it");
+    assert!(!client.takes_runtime_log());
+    let cocos = Request { version: "0.4.0".into(), tee: TeeType::Snp, extra_params: json!({"supported-hash-algorithms": ["sha384"]}) };
+    assert_eq!(AwaitAttest::open(&cocos, NOW, 300).expect("opens").1.extra_params, "");
+}
+
+#[test]
 fn server_refuses_late_unknown_and_malformed_messages() {
     let submit = || {
         let (client, server) = open();
@@ -125,7 +160,7 @@ fn server_refuses_late_unknown_and_malformed_messages() {
 
     let (server, mut attestation) = submit();
     attestation.tee_evidence.additional_evidence = "{}".into();
-    assert!(matches!(server.attest(attestation, NOW), Err(ServerError::AdditionalEvidence)));
+    assert!(matches!(server.attest(attestation, NOW), Err(ServerError::AdditionalEvidence(_))));
 
     let (server, mut attestation) = submit();
     attestation.runtime_data.tee_pubkey.x = String::new();
@@ -153,6 +188,34 @@ fn nonces_and_sessions_are_never_the_same() {
     assert_ne!(one.id(), two.id());
     assert_eq!(first.nonce.len(), 44);
     assert_eq!(first.extra_params, "");
+}
+
+/// CoCo's form for Secure Execution: the request is the nonce, and the hash is SHA-512.
+#[test]
+fn a_challenge_that_asks_for_something_reaches_the_guest_and_binds_its_evidence() {
+    let (client, request) = ClientSession::start(TeeType::Se);
+    let asked = json!({"request_blob": "AAAA", "measurement_size": 64});
+    let request = Request::from_json(&request.body).expect("parses");
+    let (server, challenge) = AwaitAttest::open_asking(&request, &asked, NOW, 300).expect("opens");
+    assert_eq!(challenge.extra_params["selected-hash-algorithm"], "sha512");
+    let client = client.handle(&ok(&challenge, vec![("Set-Cookie".into(), server.set_cookie(true))])).expect("takes the challenge");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(client.nonce()).expect("JSON"), asked);
+    assert_ne!(client.report_data().0[48..], [0; 16], "all 64 bytes are digest");
+    assert!(client.takes_runtime_log(), "one parameter does not push out the other");
+
+    let stated = evidence(client.report_data());
+    let (_, sent) = client.submit(stated, None).expect("submits");
+    let attestation = Attestation::from_json(&sent.body).expect("parses");
+    let to_verify = server.attest(attestation, NOW).expect("attests");
+    assert_eq!(to_verify.evidence()["report_data"], json!(to_verify.expected_report_data()));
+
+    // Another request is another session's, though the rest be the same.
+    let (other, _) = AwaitAttest::open_asking(&request, &json!({"request_blob": "AAAB"}), NOW, 300).expect("opens");
+    let attestation = Attestation::from_json(&sent.body).expect("parses");
+    assert!(matches!(other.attest(attestation, NOW), Err(ServerError::Nonce)));
+    // A client without SHA-512 is told so before it makes evidence that cannot be right.
+    let weak = Request { version: "0.4.0".into(), tee: TeeType::Se, extra_params: json!({"supported-hash-algorithms": ["sha384"]}) };
+    assert!(matches!(AwaitAttest::open_asking(&weak, &asked, NOW, 300), Err(ServerError::NoCommonHash)));
 }
 
 #[test]

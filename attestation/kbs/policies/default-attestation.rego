@@ -6,6 +6,10 @@
 #   snp_launch_measurement            launch digests (hex) of the guests that may have secrets
 #   snp_bootloader, snp_tee_svn,      lowest acceptable security patch level of each part of the platform
 #   snp_snp_svn, snp_microcode
+#   mr_td, rtmr_1, rtmr_2             of TDX: firmware, kernel, and command line with initrd (hex) of the guests that may have secrets
+#   rtmr_0, xfam                      of TDX: the virtual machines they may run in (hex); rtmr_0 differs with the number of CPUs and the memory
+#   tdx_tcb_status                    of TDX: Intel's judgements that will do; without it, UpToDate alone
+#   mr_seam                           of TDX: the modules that will do (hex); without it, any that Intel signed and judges so
 #   init_data                         digests (hex) of the initdata that may have secrets, or:
 #   policy_trusted_keys               the keys (PEM) that sign such initdata, with
 #   policy_min_version                the lowest version of the policy in it (a number); without it, initdata of any age will do
@@ -98,3 +102,74 @@ configuration := 3 if {
 
 # A guest the host may debug has no secrets.
 configuration := 97 if input.snp.policy_debug_allowed == true
+
+# TDX. Reference values are asked for before anything else can fail, here too, but of TDs only.
+genuine_td if input.tdx.simulated == false
+
+executables := 3 if {
+	input.tdx
+	firmware := query_reference_value("mr_td")
+	kernel := query_reference_value("rtmr_1")
+	started_with := query_reference_value("rtmr_2")
+	input.tdx.mr_td in firmware
+	input.tdx.rtmr_1 in kernel
+	input.tdx.rtmr_2 in started_with
+	genuine_td
+}
+
+# The verifier has held module and platform against what Intel says of them: this is about which of Intel's judgements will do.
+hardware := 2 if {
+	input.tdx
+	modules := query_reference_value("mr_seam")
+	input.tdx.tcb_status in td_tcb_statuses
+	input.tdx.tcb_status != "Revoked"
+	input.tdx.collateral_expiration_status == "0"
+	wanted_module(modules)
+	genuine_td
+}
+
+default td_tcb_statuses := ["UpToDate"]
+
+td_tcb_statuses := statuses if {
+	statuses := query_reference_value("tdx_tcb_status")
+	is_array(statuses)
+	count(statuses) > 0
+}
+
+# Nothing registered is an empty list.
+wanted_module(modules) if {
+	is_array(modules)
+	count(modules) == 0
+}
+
+wanted_module(modules) if input.tdx.mr_seam in modules
+
+# The host describes the virtual machine to the firmware, and RTMR0 has what it said, ACPI tables among it: code that the kernel runs.
+configuration := 3 if {
+	input.tdx
+	machine := query_reference_value("rtmr_0")
+	features := query_reference_value("xfam")
+	owner
+	input.tdx.rtmr_0 in machine
+	input.tdx.xfam in features
+	input.tdx.td_attributes.debug == false
+	input.tdx.td_attributes.septve_disable == true
+	input.tdx.td_attributes.migratable == false
+	input.tdx.seam_attributes == zeros(8)
+	input.tdx.mr_signer_seam == zeros(48)
+
+	# Nobody sets these: what they would mean is not known.
+	input.tdx.mr_owner == zeros(48)
+	input.tdx.mr_owner_config == zeros(48)
+	no_service_td(input.tdx.mr_service_td)
+	no_service_td(input.tdx.cur_service_td_hash)
+}
+
+zeros(count) := concat("", ["00" | numbers.range(1, count)[_]])
+
+# Null in quotes that do not have the field.
+no_service_td(digest) if is_null(digest)
+
+no_service_td(digest) if digest == zeros(48)
+
+configuration := 97 if input.tdx.td_attributes.debug == true

@@ -24,7 +24,19 @@ trust_claims := {
 
 executables := 3 if input.snp.measurement in query_reference_value("snp_launch_measurement")
 
+executables := 3 if {
+	input.tdx
+	firmware := query_reference_value("mr_td")
+	kernel := query_reference_value("rtmr_1")
+	started_with := query_reference_value("rtmr_2")
+	input.tdx.mr_td in firmware
+	input.tdx.rtmr_1 in kernel
+	input.tdx.rtmr_2 in started_with
+}
+
 hardware := 2 if input.snp.simulated == true
+
+hardware := 2 if input.tdx.simulated == true
 
 # The launch measurement does not cover initdata: the host picks it, and with it who signs the agent policy. So either this very initdata is
 # registered, or every key that it lets sign policies is.
@@ -66,3 +78,11 @@ configuration := 3 if {
 }
 
 configuration := 97 if input.snp.policy_debug_allowed == true
+
+configuration := 3 if {
+	owner
+	input.tdx.td_attributes.debug == false
+	input.tdx.td_attributes.migratable == false
+}
+
+configuration := 97 if input.tdx.td_attributes.debug == true

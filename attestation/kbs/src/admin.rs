@@ -1,33 +1,38 @@
-//! Who may administer: bearers of a JWT signed with an administrator's Ed25519 key (RFC 7519, RFC 8037).
+//! Who may administer: bearers of a JWT (RFC 7519) signed by an administrator's Ed25519 key or by a configured identity provider.
 //!
-//! The broker holds public keys only. With none configured it makes a pair once, so that a first start is neither open nor locked.
+//! The broker holds public keys only. With neither keys nor providers configured it makes a pair once, so that a first start is neither
+//! open nor locked. Who somebody is ([`Admins::authenticate`], 401) and what that role may do ([`Admins::authorize`], 403) are two
+//! questions.
 //!
-//! **Invariant:** only `alg: EdDSA` is looked at, only keys known here are tried, and a token lives two hours at most.
+//! **Invariant:** the algorithm belongs to the key; only keys known here are tried, those of a provider for its own issuer alone; a token
+//! lives two hours at most, one of a provider a day.
 
-use crate::config::{ConfigError, read_bounded};
+mod first_start;
+pub mod key;
+pub mod role;
+
+use crate::config::{self, ConfigError, read_bounded};
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use ring::rand::{SecureRandom, SystemRandom};
-use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use key::{Algorithm, KeyError, VerifyingKey};
+use role::{Granted, Permission, RoleError, Roles};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
-use zeroize::Zeroizing;
 
-/// Longest lifetime of an administrator's token.
+/// Longest lifetime of a token that an administrator's key signed.
 pub const MAX_TOKEN_LIFETIME_SECONDS: u64 = 2 * 3600;
-/// The role a token must carry.
-pub const ROLE: &str = "admin";
+/// Longest remaining lifetime of an identity provider's token.
+pub const MAX_PROVIDER_TOKEN_SECONDS: u64 = 24 * 3600;
 /// How far the clocks of administrator and broker may differ.
 const LEEWAY_SECONDS: u64 = 60;
-const MAX_TOKEN: usize = 4096;
-const MAX_PEM: u64 = 16 * 1024;
-const PUBLIC_KEY_LEN: usize = 32;
-/// DER of SubjectPublicKeyInfo for Ed25519 up to the key (RFC 8410 §4).
-const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-/// DER of PKCS#8 version 1 for Ed25519 up to the seed (RFC 8410 §7).
-const PKCS8_PREFIX: [u8; 16] = [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+/// Identity providers put groups and names into their tokens.
+const MAX_TOKEN: usize = 16 * 1024;
+const MAX_KEY_FILE: u64 = 256 * 1024;
+const MAX_PROVIDERS: usize = 16;
+/// Longest name of an administrator in the audit log.
+const MAX_NAME: usize = 200;
 
-/// Why administrator keys could not be set up.
+/// Why administrators could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// A key file could not be read.
@@ -41,41 +46,109 @@ pub enum AdminError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file has no usable key.
+    #[error("no usable key in {}", path.display())]
+    Key {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: KeyError,
+    },
     /// A file is not an Ed25519 public key.
-    #[error("{} is not an Ed25519 public key in PEM (SubjectPublicKeyInfo)", .0.display())]
-    NotAKey(PathBuf),
+    #[error("{} is not an Ed25519 public key in PEM (SubjectPublicKeyInfo); other kinds belong to an identity provider", .0.display())]
+    NotEd25519(PathBuf),
+    /// An identity provider is not described well.
+    #[error("identity provider {issuer:?}: {why}")]
+    Provider {
+        /// Its issuer.
+        issuer: String,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// The roles cannot be used.
+    #[error(transparent)]
+    Role(#[from] RoleError),
     /// The system gave no random bytes.
     #[error("the system gave no random bytes")]
     Random,
 }
 
-/// Why a request is not an administrator's.
+/// Why a request is not an administrator's, or not this administrator's to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAdmin {
     /// No bearer token.
-    #[error("this call needs `Authorization: Bearer <token>` signed with an administrator's key")]
+    #[error("this call needs `Authorization: Bearer <token>` signed with an administrator's key or by a configured identity provider")]
     Missing,
     /// Not a JWT of the expected form.
-    #[error("the administrator token is malformed: expected a JWT with alg EdDSA and the claims role, iat, exp")]
+    #[error("the administrator token is malformed: expected a JWT with an alg and the claims role, exp and, signed by a key, iat")]
     Malformed,
     /// No known key made the signature.
-    #[error("the administrator token is not signed with a key this broker knows")]
+    #[error("the administrator token is not signed with a key this broker knows, by that key's algorithm")]
     Signature,
-    /// Wrong role.
-    #[error("the administrator token does not carry the role \"{ROLE}\"")]
-    Role,
+    /// For somebody else.
+    #[error("the administrator token is not for this broker: its audience is another one")]
+    Audience,
     /// Outside its time.
     #[error("the administrator token is expired or not valid yet")]
     Time,
     /// Lives too long.
-    #[error("the administrator token lives longer than {MAX_TOKEN_LIFETIME_SECONDS} seconds")]
+    #[error(
+        "the administrator token lives too long: {MAX_TOKEN_LIFETIME_SECONDS} seconds are allowed, \
+         {MAX_PROVIDER_TOKEN_SECONDS} to an identity provider"
+    )]
     TooLong,
+    /// No role, or one that is not known.
+    #[error("the administrator token carries no role that this broker knows")]
+    Role,
+    /// A role that may not do this.
+    #[error("the role in the administrator token may not do this here: it needs {}", .0.as_str())]
+    Forbidden(Permission),
 }
 
-/// The known administrators.
+impl NotAdmin {
+    /// Whether we know who asks, but not that they may.
+    pub fn is_authenticated(self) -> bool {
+        matches!(self, Self::Role | Self::Forbidden(_))
+    }
+}
+
+/// Somebody whose token was good. Only [`Admins`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Administrator {
+    name: String,
+    role: String,
+}
+
+impl Administrator {
+    /// For the audit log: `key <start of its id>` or `<issuer> <sub>`, and the role.
+    pub fn described(&self) -> String {
+        format!("{} as {}", self.name, self.role)
+    }
+
+    /// `key <start of its id>` or `<issuer> <sub>`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The role in the token, one that is known.
+    pub fn role(&self) -> &str {
+        &self.role
+    }
+}
+
 #[derive(Debug, Clone)]
+struct Provider {
+    issuer: String,
+    audience: String,
+    keys: Vec<VerifyingKey>,
+}
+
+/// The known administrators and what their roles may do.
+#[derive(Debug, Clone, Default)]
 pub struct Admins {
-    keys: Vec<[u8; PUBLIC_KEY_LEN]>,
+    keys: Vec<VerifyingKey>,
+    providers: Vec<Provider>,
+    roles: Roles,
 }
 
 /// Where the keys came from.
@@ -90,37 +163,97 @@ pub enum Origin {
 #[derive(Deserialize)]
 struct Header {
     alg: String,
-    #[serde(default)]
+    kid: Option<String>,
     crit: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
 struct Claims {
-    role: String,
-    iat: u64,
+    iss: Option<String>,
+    sub: Option<String>,
+    aud: Option<Audience>,
+    role: Option<String>,
+    iat: Option<u64>,
     exp: u64,
-    #[serde(default)]
     nbf: Option<u64>,
 }
 
+/// One name or a list of them (RFC 7519 §4.1.3).
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Audience {
+    fn names(&self, audience: &str) -> bool {
+        match self {
+            Self::One(one) => one == audience,
+            Self::Many(many) => many.iter().any(|one| one == audience),
+        }
+    }
+}
+
 impl Admins {
-    /// Reads the configured public keys; with none, uses or makes the pair in `data_dir`.
-    pub fn set_up(configured: &[PathBuf], data_dir: &Path) -> Result<(Self, Origin), AdminError> {
-        if !configured.is_empty() {
-            let keys = configured.iter().map(|path| read_public(path)).collect::<Result<_, _>>()?;
-            return Ok((Self { keys }, Origin::Found));
+    /// With these administrators' keys and the built-in roles; with no key, uses or makes the pair in `data_dir`.
+    pub fn set_up(public_keys: &[PathBuf], data_dir: &Path) -> Result<(Self, Origin), AdminError> {
+        Self::from_config(&config::Admin { public_keys: public_keys.to_vec(), ..config::Admin::default() }, data_dir)
+    }
+
+    /// Reads keys, identity providers and roles; with neither keys nor providers, uses or makes the pair in `data_dir`.
+    pub fn from_config(config: &config::Admin, data_dir: &Path) -> Result<(Self, Origin), AdminError> {
+        let mut admins = Self::configured(config)?;
+        if !admins.is_empty() {
+            return Ok((admins, Origin::Found));
         }
         let public = data_dir.join("admin.pub");
         if public.exists() {
-            return Ok((Self { keys: vec![read_public(&public)?] }, Origin::Found));
+            admins.keys.push(read_ed25519(&public)?);
+            return Ok((admins, Origin::Found));
         }
         let private = data_dir.join("admin.key");
-        let key = make_pair(&private, &public)?;
-        Ok((Self { keys: vec![key] }, Origin::Made(private)))
+        admins.keys.push(VerifyingKey::ed25519(first_start::make_pair(&private, &public)?));
+        Ok((admins, Origin::Made(private)))
     }
 
-    /// Checks the value of an `Authorization` header.
-    pub fn check(&self, authorization: Option<&str>, now: u64) -> Result<(), NotAdmin> {
+    /// What the configuration names, and nothing is made. Empty when it names nobody.
+    pub fn configured(config: &config::Admin) -> Result<Self, AdminError> {
+        if config.identity_providers.len() > MAX_PROVIDERS {
+            let issuer = config.identity_providers.last().map(|p| p.issuer.clone()).unwrap_or_default();
+            return Err(AdminError::Provider { issuer, why: "more than 16 identity providers" });
+        }
+        let mut providers: Vec<Provider> = Vec::new();
+        for described in &config.identity_providers {
+            let provider = Provider::read(described)?;
+            // Two of one issuer would each be asked about the other's tokens.
+            if providers.iter().any(|other| other.issuer == provider.issuer) {
+                return Err(AdminError::Provider { issuer: provider.issuer, why: "configured twice" });
+            }
+            providers.push(provider);
+        }
+        let keys = config.public_keys.iter().map(|path| read_ed25519(path)).collect::<Result<_, _>>()?;
+        Ok(Self { keys, providers, roles: Roles::new(&config.roles)? })
+    }
+
+    /// Whether nobody at all could administer: then nothing is served.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.providers.is_empty()
+    }
+
+    /// Whether the bearer of the `Authorization` header may do this at this path.
+    pub fn authorize(&self, authorization: Option<&str>, permission: Permission, path: &str, now: u64) -> Result<Administrator, NotAdmin> {
+        let administrator = self.authenticate(authorization, now)?;
+        if self.roles.allow(&administrator.role, permission, path) { Ok(administrator) } else { Err(NotAdmin::Forbidden(permission)) }
+    }
+
+    /// What somebody's role may do.
+    pub fn granted(&self, administrator: &Administrator) -> Vec<Granted> {
+        self.roles.granted(&administrator.role)
+    }
+
+    /// Who the bearer of the `Authorization` header is.
+    pub fn authenticate(&self, authorization: Option<&str>, now: u64) -> Result<Administrator, NotAdmin> {
         let token = authorization.and_then(bearer).ok_or(NotAdmin::Missing)?;
         if token.len() > MAX_TOKEN {
             return Err(NotAdmin::Malformed);
@@ -128,25 +261,77 @@ impl Admins {
         let (signed, signature) = token.rsplit_once('.').ok_or(NotAdmin::Malformed)?;
         let (header, claims) = signed.split_once('.').ok_or(NotAdmin::Malformed)?;
         let header: Header = decode(header)?;
-        if header.alg != "EdDSA" || header.crit.is_some() {
+        if header.crit.is_some() {
             return Err(NotAdmin::Malformed);
         }
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| NotAdmin::Malformed)?;
-        if !self.keys.iter().any(|key| UnparsedPublicKey::new(&ED25519, key).verify(signed.as_bytes(), &signature).is_ok()) {
-            return Err(NotAdmin::Signature);
-        }
+        // Of claims that are not verified yet, the issuer alone is looked at, to choose the keys.
         let claims: Claims = decode(claims)?;
-        if claims.role != ROLE {
-            return Err(NotAdmin::Role);
+        let provider = claims.iss.as_deref().and_then(|iss| self.providers.iter().find(|p| p.issuer == iss));
+        let keys = provider.map_or(&self.keys, |p| &p.keys);
+        let signer = keys.iter().find(|key| {
+            let named = header.kid.is_none() || key.kid().is_none() || header.kid.as_deref() == key.kid();
+            named && header.alg == key.algorithm().as_str() && key.verifies(signed.as_bytes(), &signature)
+        });
+        let signer = signer.ok_or(NotAdmin::Signature)?;
+        let name = match provider {
+            None => {
+                by_key(&claims, now)?;
+                format!("key {}", first_start::short_id(signer))
+            }
+            Some(provider) => {
+                by_provider(&claims, provider, now)?;
+                let sub = claims.sub.as_deref().unwrap_or("without sub");
+                format!("{} {sub}", provider.issuer).chars().filter(|c| !c.is_control()).take(MAX_NAME).collect()
+            }
+        };
+        match claims.role {
+            Some(role) if self.roles.know(&role) => Ok(Administrator { name, role }),
+            _ => Err(NotAdmin::Role),
         }
-        let from = claims.nbf.unwrap_or(claims.iat).max(claims.iat);
-        if now.saturating_add(LEEWAY_SECONDS) < from || now > claims.exp.saturating_add(LEEWAY_SECONDS) || claims.exp <= claims.iat {
-            return Err(NotAdmin::Time);
+    }
+}
+
+fn by_key(claims: &Claims, now: u64) -> Result<(), NotAdmin> {
+    let iat = claims.iat.ok_or(NotAdmin::Malformed)?;
+    in_time(claims, now)?;
+    if claims.exp - iat.min(claims.exp) > MAX_TOKEN_LIFETIME_SECONDS { Err(NotAdmin::TooLong) } else { Ok(()) }
+}
+
+fn by_provider(claims: &Claims, provider: &Provider, now: u64) -> Result<(), NotAdmin> {
+    if !claims.aud.as_ref().is_some_and(|aud| aud.names(&provider.audience)) {
+        return Err(NotAdmin::Audience);
+    }
+    in_time(claims, now)?;
+    if claims.exp.saturating_sub(now) > MAX_PROVIDER_TOKEN_SECONDS { Err(NotAdmin::TooLong) } else { Ok(()) }
+}
+
+fn in_time(claims: &Claims, now: u64) -> Result<(), NotAdmin> {
+    let from = claims.nbf.unwrap_or(0).max(claims.iat.unwrap_or(0));
+    let early = now.saturating_add(LEEWAY_SECONDS) < from;
+    let late = now > claims.exp.saturating_add(LEEWAY_SECONDS);
+    if early || late || claims.exp <= from { Err(NotAdmin::Time) } else { Ok(()) }
+}
+
+impl Provider {
+    fn read(described: &config::IdentityProvider) -> Result<Self, AdminError> {
+        let fail = |why| AdminError::Provider { issuer: described.issuer.chars().take(MAX_NAME).collect(), why };
+        if described.issuer.is_empty() || described.audience.is_empty() {
+            return Err(fail("`issuer` and `audience` must not be empty"));
         }
-        if claims.exp - claims.iat > MAX_TOKEN_LIFETIME_SECONDS {
-            return Err(NotAdmin::TooLong);
-        }
-        Ok(())
+        let keys = match (&described.jwk_set, &described.public_key) {
+            (Some(path), None) => {
+                let text = read_bounded(path, MAX_KEY_FILE)?;
+                key::jwk_set(&text, described.algorithm).map_err(|source| AdminError::Key { path: path.clone(), source })?
+            }
+            (None, Some(path)) => {
+                let text = read_bounded(path, MAX_KEY_FILE)?;
+                let key = VerifyingKey::from_pem(&text, described.algorithm);
+                vec![key.map_err(|source| AdminError::Key { path: path.clone(), source })?]
+            }
+            _ => return Err(fail("give exactly one of `jwk_set` and `public_key`")),
+        };
+        Ok(Self { issuer: described.issuer.clone(), audience: described.audience.clone(), keys })
     }
 }
 
@@ -162,148 +347,10 @@ fn decode<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, NotAdmin> {
     serde_json::from_slice(&bytes).map_err(|_| NotAdmin::Malformed)
 }
 
-fn read_public(path: &Path) -> Result<[u8; PUBLIC_KEY_LEN], AdminError> {
-    let text = read_bounded(path, MAX_PEM)?;
-    let malformed = || AdminError::NotAKey(path.into());
-    let body = text
-        .split_once("-----BEGIN PUBLIC KEY-----")
-        .and_then(|(_, rest)| rest.split_once("-----END PUBLIC KEY-----"))
-        .map(|(body, _)| body.split_whitespace().collect::<String>())
-        .ok_or_else(malformed)?;
-    let der = STANDARD.decode(body).map_err(|_| malformed())?;
-    der.strip_prefix(SPKI_PREFIX.as_slice()).and_then(|key| key.try_into().ok()).ok_or_else(malformed)
-}
-
-fn make_pair(private: &Path, public: &Path) -> Result<[u8; PUBLIC_KEY_LEN], AdminError> {
-    let mut seed = Zeroizing::new([0u8; 32]);
-    SystemRandom::new().fill(seed.as_mut_slice()).map_err(|_| AdminError::Random)?;
-    let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_slice()).map_err(|_| AdminError::Random)?;
-    let key: [u8; PUBLIC_KEY_LEN] = pair.public_key().as_ref().try_into().map_err(|_| AdminError::Random)?;
-    let der = Zeroizing::new([PKCS8_PREFIX.as_slice(), seed.as_slice()].concat());
-    let pem = Zeroizing::new(format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der.as_slice())));
-    crate::seal::write_new_private(private, pem.as_bytes()).map_err(|source| AdminError::Write { path: private.into(), source })?;
-    let spki = [SPKI_PREFIX.as_slice(), &key].concat();
-    let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(spki));
-    std::fs::write(public, pem).map_err(|source| AdminError::Write { path: public.into(), source })?;
-    Ok(key)
+fn read_ed25519(path: &Path) -> Result<VerifyingKey, AdminError> {
+    let text = read_bounded(path, MAX_KEY_FILE)?;
+    VerifyingKey::from_pem(&text, Some(Algorithm::EdDsa)).map_err(|_| AdminError::NotEd25519(path.into()))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    const NOW: u64 = 1_800_000_000;
-
-    fn admin() -> (Admins, Ed25519KeyPair) {
-        let pair = Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
-        (Admins { keys: vec![pair.public_key().as_ref().try_into().unwrap()] }, pair)
-    }
-
-    fn token(pair: &Ed25519KeyPair, header: &Value, claims: &Value) -> String {
-        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
-        format!("Bearer {signed}.{}", URL_SAFE_NO_PAD.encode(pair.sign(signed.as_bytes())))
-    }
-
-    fn good_claims() -> Value {
-        json!({"role": "admin", "iat": NOW - 10, "exp": NOW + 600})
-    }
-
-    #[track_caller]
-    fn outcome(header: Value, claims: Value) -> Result<(), NotAdmin> {
-        let (admins, pair) = admin();
-        admins.check(Some(&token(&pair, &header, &claims)), NOW)
-    }
-
-    #[test]
-    fn accepts_a_fresh_token_of_a_known_key() {
-        assert_eq!(outcome(json!({"alg": "EdDSA", "typ": "JWT"}), good_claims()), Ok(()));
-    }
-
-    #[test]
-    fn refuses_other_algorithms_and_critical_headers() {
-        for header in
-            [json!({"alg": "none"}), json!({"alg": "HS256"}), json!({"alg": "ES256"}), json!({"alg": "EdDSA", "crit": ["b64"]}), json!({})]
-        {
-            assert_eq!(outcome(header, good_claims()), Err(NotAdmin::Malformed));
-        }
-    }
-
-    #[test]
-    fn refuses_other_roles_and_times() {
-        let header = || json!({"alg": "EdDSA"});
-        let with = |key: &str, value: Value| {
-            let mut claims = good_claims();
-            claims[key] = value;
-            claims
-        };
-        assert_eq!(outcome(header(), with("role", json!("user"))), Err(NotAdmin::Role));
-        assert_eq!(outcome(header(), with("role", Value::Null)), Err(NotAdmin::Malformed));
-        assert_eq!(outcome(header(), with("exp", json!(NOW - 5 * 60 - 100))), Err(NotAdmin::Time));
-        assert_eq!(outcome(header(), with("iat", json!(NOW + 120))), Err(NotAdmin::Time));
-        assert_eq!(outcome(header(), with("nbf", json!(NOW + 120))), Err(NotAdmin::Time));
-        assert_eq!(outcome(header(), with("exp", json!(NOW + 8000))), Err(NotAdmin::TooLong));
-    }
-
-    #[test]
-    fn refuses_a_token_of_another_key_or_changed_after_signing() {
-        let (admins, pair) = admin();
-        let other = Ed25519KeyPair::from_seed_unchecked(&[8; 32]).unwrap();
-        let header = json!({"alg": "EdDSA"});
-        assert_eq!(admins.check(Some(&token(&other, &header, &good_claims())), NOW), Err(NotAdmin::Signature));
-        let good = token(&pair, &header, &json!({"role": "user", "iat": NOW, "exp": NOW + 60}));
-        let (head, rest) = good.split_once('.').unwrap();
-        let (_, signature) = rest.split_once('.').unwrap();
-        let forged = format!("{head}.{}.{signature}", URL_SAFE_NO_PAD.encode(good_claims().to_string()));
-        assert_eq!(admins.check(Some(&forged), NOW), Err(NotAdmin::Signature));
-    }
-
-    #[test]
-    fn refuses_missing_and_malformed_credentials() {
-        let (admins, _) = admin();
-        for (credential, expected) in [
-            (None, NotAdmin::Missing),
-            (Some(""), NotAdmin::Missing),
-            (Some("Bearer "), NotAdmin::Missing),
-            (Some("Basic YTpi"), NotAdmin::Missing),
-            (Some("Bearer a.b"), NotAdmin::Malformed),
-            (Some("Bearer ..."), NotAdmin::Malformed),
-        ] {
-            assert_eq!(admins.check(credential, NOW), Err(expected), "{credential:?}");
-        }
-        let long = format!("Bearer {}", "a".repeat(MAX_TOKEN + 1));
-        assert_eq!(admins.check(Some(&long), NOW), Err(NotAdmin::Malformed));
-    }
-
-    #[test]
-    fn no_key_at_all_means_nobody() {
-        let (_, pair) = admin();
-        let nobody = Admins { keys: Vec::new() };
-        assert_eq!(nobody.check(Some(&token(&pair, &json!({"alg": "EdDSA"}), &good_claims())), NOW), Err(NotAdmin::Signature));
-    }
-
-    #[test]
-    fn the_first_start_makes_a_private_key_file_and_later_starts_use_it() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let (first, origin) = Admins::set_up(&[], dir.path()).unwrap();
-        let private = dir.path().join("admin.key");
-        assert_eq!(origin, Origin::Made(private.clone()));
-        assert_eq!(std::fs::metadata(&private).unwrap().permissions().mode() & 0o777, 0o600);
-        let pem = std::fs::read_to_string(&private).unwrap();
-        let body: String = pem.lines().filter(|l| !l.starts_with('-')).collect();
-        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&STANDARD.decode(body).unwrap()).unwrap();
-        assert_eq!(first.check(Some(&token(&pair, &json!({"alg": "EdDSA"}), &good_claims())), NOW), Ok(()));
-        std::fs::remove_file(private).unwrap();
-        let (second, origin) = Admins::set_up(&[], dir.path()).unwrap();
-        assert_eq!((second.keys, origin), (first.keys, Origin::Found));
-    }
-
-    #[test]
-    fn refuses_a_file_that_is_not_an_ed25519_public_key() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("k.pem");
-        std::fs::write(&path, "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n").unwrap();
-        assert!(matches!(Admins::set_up(&[path], dir.path()), Err(AdminError::NotAKey(_))));
-    }
-}
+mod tests;

@@ -7,14 +7,17 @@
 //! **Invariant:** no verdict without both: evidence that verified, and a policy that answered.
 
 use crate::audit::Comparison;
-use crate::rego::{self, PolicyError};
+use crate::rego::{self, Kind, Policies, PolicyError};
 use crate::store::ReferenceValues;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use kata_cc_evidence::TeeType;
 use kata_cc_kbs_protocol::message::InitData;
+use kata_cc_kbs_protocol::token::MAX_TOKEN;
 use kata_cc_kbs_protocol::{Appraisal, HashAlgorithm, ToVerify, TrustVector};
 use kata_cc_verifier::checks::Checks;
-use kata_cc_verifier::collateral::Collateral;
+use kata_cc_verifier::collateral::{Collateral, Need};
+use kata_cc_verifier::eventlog::{self, RuntimeLogError};
 use kata_cc_verifier::{Expected, Trust, Verifiers, VerifyError};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -29,6 +32,10 @@ const ENVELOPE: &str = "policy.dsse.json";
 /// The form of agent policy whose signature covers the other entries of initdata. Of any other nothing is shown: a version would let
 /// it pass for one that binds them.
 const ENVELOPE_TYPE: &str = "application/vnd.kata-cc.agent-policy.v2+json";
+/// Claims that grow with what a pod does. Policies see them whole; token and audit log keep them while they are short.
+const GROWING: [&str; 2] = ["uefi_event_logs", "runtime_events"];
+/// What is short. Half of the longest token: base64 makes four bytes of three, and initdata is in it too.
+const MAX_GROWN: usize = MAX_TOKEN / 2;
 const INIT_DATA_VERSION: &str = "0.1.0";
 
 /// Why evidence gets no verdict.
@@ -40,6 +47,18 @@ pub enum Refusal {
     /// The verifier refused it.
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    /// A runtime event log beside evidence that has a register in use for one, or brings its own.
+    #[error(
+        "a runtime event log beside evidence of kind \"{tee}\": expected beside that of \"snp\", or of \"tdx\" with an RTMR3 of zero, alone; \
+         others bring or bind their own"
+    )]
+    RuntimeLogOf {
+        /// The kind.
+        tee: TeeType,
+    },
+    /// A runtime event log that is none.
+    #[error(transparent)]
+    RuntimeLog(#[from] RuntimeLogError),
     /// The policy gave no answer.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -51,6 +70,7 @@ impl Refusal {
         match self {
             Self::Verify(error) => error.rule(),
             Self::InitData(_) => "init-data",
+            Self::RuntimeLogOf { .. } | Self::RuntimeLog(_) => "runtime-log",
             Self::Policy(_) => "attestation-policy",
         }
     }
@@ -73,6 +93,7 @@ pub struct Verdict {
 #[derive(Clone)]
 pub struct Appraiser {
     verifiers: Arc<Verifiers>,
+    policies: Arc<Policies>,
 }
 
 impl std::fmt::Debug for Appraiser {
@@ -84,7 +105,12 @@ impl std::fmt::Debug for Appraiser {
 impl Appraiser {
     /// An appraiser that trusts these roots.
     pub fn new(trust: Trust) -> Self {
-        Self { verifiers: Arc::new(Verifiers::new(trust)) }
+        Self { verifiers: Arc::new(Verifiers::new(trust)), policies: Arc::default() }
+    }
+
+    /// What the verifier will look for beside this evidence.
+    pub fn needs(&self, received: &ToVerify) -> Vec<Need> {
+        self.verifiers.get(received.tee()).map(|verifier| verifier.needs(received.evidence())).unwrap_or_default()
     }
 
     /// Verifies the evidence of a session and appraises it under `policy`, or under the default where there is none. What was checked of
@@ -94,6 +120,7 @@ impl Appraiser {
         received: &ToVerify,
         policy: Option<&str>,
         references: ReferenceValues,
+        collateral: &Collateral,
         now: u64,
         checks: &mut Checks,
     ) -> Result<Verdict, Refusal> {
@@ -104,8 +131,13 @@ impl Appraiser {
             now_unix: now,
         };
         let verifier = self.verifiers.get(received.tee())?;
-        let verified = verifier.verify(received.evidence(), &expected, &Collateral::none(), checks)?;
-        let claims = verified.claims().clone();
+        let verified = verifier.verify(received.evidence(), &expected, collateral, checks)?;
+        let mut claims = verified.claims().clone();
+        // The report data is the exchange's, so this is the log that the guest's agent sent with it.
+        let runtime_events = received.runtime_log().map(|log| runtime_events(received.tee(), &claims, log)).transpose()?;
+        if let (Value::Object(claims), Some(events)) = (&mut claims, runtime_events) {
+            claims.insert("runtime_events".into(), events);
+        }
 
         let (policy_id, policy) = match policy {
             Some(policy) => ("default_cpu", policy),
@@ -122,14 +154,45 @@ impl Appraiser {
             input.insert("init_data_claims".into(), init_data.claims);
         }
         input.insert(received.tee().as_str().into(), claims.clone());
-        let input = Value::Object(input);
-        let appraised = rego::trust_claims(policy, &input, references)?;
+        let mut input = Value::Object(input);
+        let appraised = self.policies.get(Kind::Attestation, policy)?.trust_claims(&input, references)?;
         let comparisons = rego::comparisons(&appraised.queried, &claims, &input);
         let vector = serde_json::to_value(&appraised.claims)
             .and_then(TrustVector::deserialize)
             .map_err(|e| PolicyError::Answer { expected: "the eight AR4SI claims with values from -128 to 127", found: e.to_string() })?;
+        let claims = kept(claims);
+        if let Value::Object(input) = &mut input {
+            input.insert(received.tee().as_str().into(), claims.clone());
+        }
         Ok(Verdict { appraisal: Appraisal::new(vector, policy_id, input), comparisons, claims, policy_id: policy_id.into() })
     }
+}
+
+/// Claims for token and audit log. A guest that has done much must not be kept from attesting again by what it did: lists that have grown
+/// too long are named in `left_out` instead.
+fn kept(mut claims: Value) -> Value {
+    let Value::Object(map) = &mut claims else { return claims };
+    let long = |map: &Map<String, Value>| {
+        let length: usize = GROWING.iter().filter_map(|name| map.get(*name)).map(|list| list.to_string().len()).sum();
+        length > MAX_GROWN
+    };
+    if long(map) {
+        let left_out: Vec<Value> = GROWING.iter().filter(|name| map.remove(**name).is_some()).map(|name| json!(name)).collect();
+        map.insert("left_out".into(), left_out.into());
+    }
+    claims
+}
+
+/// Events of a log that no register holds. Guests' kernels before Linux 6.16 cannot extend RTMR3: of such a TD it is zero, and the log comes as that
+/// of SNP does. Where it is not, the events are in the log that replays to it, and a second one would contradict it or pass for it.
+fn runtime_events(tee: TeeType, claims: &Value, log: &[u8]) -> Result<Value, Refusal> {
+    let unused = claims.get("rtmr_3").and_then(Value::as_str).is_some_and(|register| register.bytes().all(|digit| digit == b'0'));
+    match tee {
+        TeeType::Snp => {}
+        TeeType::Tdx if unused => {}
+        _ => return Err(Refusal::RuntimeLogOf { tee }),
+    }
+    Ok(eventlog::runtime_log(log)?)
 }
 
 struct ParsedInitData {
@@ -245,6 +308,16 @@ mod tests {
             let body = format!("version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n\"policy.dsse.json\" = {entry}\n");
             assert!(matches!(parse(&body), Err(Refusal::InitData(_))), "{entry}");
         }
+    }
+
+    #[test]
+    fn lists_that_grow_do_not_make_tokens_too_long() {
+        let short = json!({"measurement": "4d", "runtime_events": ["x"]});
+        assert_eq!(kept(short.clone()), short);
+        let long = json!({"measurement": "4d", "runtime_events": ["x".repeat(MAX_GROWN)]});
+        assert_eq!(kept(long), json!({"measurement": "4d", "left_out": ["runtime_events"]}));
+        let together = json!({"runtime_events": ["x".repeat(MAX_GROWN / 2)], "uefi_event_logs": ["x".repeat(MAX_GROWN / 2)]});
+        assert_eq!(kept(together), json!({"left_out": ["uefi_event_logs", "runtime_events"]}));
     }
 
     #[test]

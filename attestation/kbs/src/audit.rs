@@ -3,11 +3,12 @@
 //! For administrators and the broker's own log only; a guest never sees an expected value. Values here are claims and reference values,
 //! which are not secret; **invariant:** no secret, token or key is ever part of a [`Decision`].
 
+use crate::admin::Administrator;
 use kata_cc_verifier::checks::{Check, Outcome};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What was decided over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// Evidence was looked at.
@@ -22,6 +23,8 @@ pub enum Action {
     SetPolicy,
     /// An administrator registered reference values.
     SetReferenceValue,
+    /// An administrator put or deleted a manifest of reference values.
+    SetReferenceManifest,
     /// An administrative call without the right to it.
     AdminRefused,
 }
@@ -36,9 +39,46 @@ impl Action {
             Self::DeleteResource => "delete-resource",
             Self::SetPolicy => "set-policy",
             Self::SetReferenceValue => "set-reference-value",
+            Self::SetReferenceManifest => "set-reference-manifest",
             Self::AdminRefused => "admin-refused",
         }
     }
+}
+
+/// What a decision is kept among. Each class has rows of its own, so that a flood of one pushes out nothing of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// A secret was released.
+    Release,
+    /// Evidence was affirmed.
+    Affirmed,
+    /// Evidence that verified, or a token of ours, was not good enough.
+    Denied,
+    /// Something an administrator did.
+    Administration,
+    /// Anybody can cause it, with no evidence and no token that is good. Repetitions are counted, not kept.
+    Unauthenticated,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Release, Self::Affirmed, Self::Denied, Self::Administration, Self::Unauthenticated];
+
+    /// As in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Affirmed => "affirmed",
+            Self::Denied => "denied",
+            Self::Administration => "administration",
+            Self::Unauthenticated => "unauthenticated",
+        }
+    }
+}
+
+/// Digest of evidence for the audit log: over JSON with sorted keys and without spaces, as RFC 8785 has it for what evidence contains.
+pub fn evidence_digest(evidence: &serde_json::Value) -> String {
+    hex::encode(ring::digest::digest(&ring::digest::SHA256, evidence.to_string().as_bytes()))
 }
 
 /// One claim that was compared with something.
@@ -71,10 +111,16 @@ pub struct Decision {
     pub allowed: bool,
     /// The outcome in one word, as in the metrics.
     pub outcome: String,
+    /// Which administrator, where it was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// TEE type, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tee: Option<String>,
-    /// Resource path, policy name or reference value id.
+    /// SHA-256 of the evidence in its canonical JSON form, where there was any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence_sha256: Option<String>,
+    /// Resource path, policy name, reference value id or manifest name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
     /// Which rule, check or policy decided.
@@ -98,12 +144,39 @@ impl Decision {
             action,
             allowed,
             outcome: outcome.into(),
+            by: None,
             tee: None,
+            evidence_sha256: None,
             subject: None,
             rule: rule.into(),
             comparisons: Vec::new(),
             claims: serde_json::Value::Null,
             detail: String::new(),
+        }
+    }
+
+    /// Something an administrator did.
+    pub fn by(administrator: &Administrator, at: u64, action: Action, outcome: &str) -> Self {
+        Self { by: Some(administrator.described()), ..Self::new(at, action, true, outcome, "administrator's role") }
+    }
+
+    /// Where it is kept.
+    pub fn class(&self) -> Class {
+        match (self.action, self.allowed) {
+            (Action::ReadResource, true) => Class::Release,
+            (Action::Attest, true) => Class::Affirmed,
+            // Evidence that did not even verify.
+            (Action::Attest, false) if self.outcome == "refused" => Class::Unauthenticated,
+            (Action::Attest | Action::ReadResource, false) => Class::Denied,
+            (Action::AdminRefused, _) => Class::Unauthenticated,
+            (
+                Action::WriteResource
+                | Action::DeleteResource
+                | Action::SetPolicy
+                | Action::SetReferenceValue
+                | Action::SetReferenceManifest,
+                _,
+            ) => Class::Administration,
         }
     }
 
@@ -114,7 +187,9 @@ impl Decision {
             action = self.action.as_str(),
             allowed = self.allowed,
             outcome = %self.outcome,
+            by = self.by.as_deref(),
             tee = self.tee.as_deref(),
+            evidence_sha256 = self.evidence_sha256.as_deref(),
             subject = self.subject.as_deref(),
             rule = %self.rule,
             comparisons = %serde_json::to_string(&self.comparisons).unwrap_or_default(),

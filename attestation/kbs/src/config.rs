@@ -11,10 +11,23 @@
 //! ```
 //! Plain HTTP is served on a loopback address only, and only when the file says `insecure_http = true`.
 
+mod admin;
+mod collateral;
+mod http;
+mod references;
+mod snp;
+mod tdx;
+
+pub use admin::{Admin, IdentityProvider, Role};
+pub use collateral::Collateral;
+pub use http::Http;
+pub use references::References;
 use serde::Deserialize;
+pub use snp::Snp;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+pub use tdx::Tdx;
 
 /// A configuration file larger than this is not one.
 const MAX_CONFIG: u64 = 1024 * 1024;
@@ -60,9 +73,24 @@ pub struct Config {
     /// Who may administer.
     #[serde(default)]
     pub admin: Admin,
+    /// Limits of the HTTP side.
+    #[serde(default)]
+    pub http: Http,
     /// Roots of simulated TEEs. Evidence under them is marked and refused by the default policy.
     #[serde(default)]
     pub simulated_roots: Vec<SimulatedRoot>,
+    /// SNP evidence.
+    #[serde(default)]
+    pub snp: Snp,
+    /// TDX evidence.
+    #[serde(default)]
+    pub tdx: Tdx,
+    /// What evidence does not bring.
+    #[serde(default)]
+    pub collateral: Collateral,
+    /// Whose reference values count.
+    #[serde(default)]
+    pub references: References,
     /// The tokens that are issued.
     #[serde(default)]
     pub token: Token,
@@ -79,15 +107,6 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// PKCS#8, SEC1 or PKCS#1 key.
     pub private_key: PathBuf,
-}
-
-/// Administrators.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Admin {
-    /// Ed25519 public keys (SPKI PEM). With none, `data_dir/admin.pub` is used, and made if it is not there.
-    #[serde(default)]
-    pub public_keys: Vec<PathBuf>,
 }
 
 /// A simulated TEE whose evidence may be looked at.
@@ -160,27 +179,40 @@ impl Config {
                 return invalid(format!("`{name}` is {value}, expected {} to {}", allowed.start(), allowed.end()));
             }
         }
+        self.http.check()?;
+        self.references.check()?;
         if self.token.issuer.is_empty() {
             return invalid("`token.issuer` is empty".into());
         }
-        if self.simulated_roots.len() > MAX_SIMULATED_ROOTS {
-            return invalid(format!("more than {MAX_SIMULATED_ROOTS} `[[simulated_roots]]`"));
+        if self.snp.require_crl && self.collateral.directory.is_none() && self.collateral.amd_kds.is_none() {
+            return invalid(
+                "`snp.require_crl` needs `collateral.directory` or `collateral.amd_kds`: all SNP evidence would be refused".into(),
+            );
         }
-        for (i, root) in self.simulated_roots.iter().enumerate() {
-            if root.name.is_empty() || !root.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
-                return invalid(format!("simulated root name {:?}: expected letters, digits, '-', '_', '.'", root.name));
-            }
-            if self.simulated_roots.iter().take(i).any(|other| other.name == root.name) {
-                return invalid(format!("simulated root {:?} is configured twice", root.name));
-            }
-        }
-        Ok(())
+        check_simulated_roots("simulated_roots", &self.simulated_roots)?;
+        check_simulated_roots("tdx.simulated_roots", &self.tdx.simulated_roots)
     }
 
     /// Session lifetime.
     pub fn session_lifetime(&self) -> Duration {
         Duration::from_secs(self.session_lifetime_seconds)
     }
+}
+
+fn check_simulated_roots(table: &str, roots: &[SimulatedRoot]) -> Result<(), ConfigError> {
+    let invalid = |text: String| Err(ConfigError::Invalid(text));
+    if roots.len() > MAX_SIMULATED_ROOTS {
+        return invalid(format!("more than {MAX_SIMULATED_ROOTS} `[[{table}]]`"));
+    }
+    for (i, root) in roots.iter().enumerate() {
+        if root.name.is_empty() || !root.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+            return invalid(format!("simulated root name {:?}: expected letters, digits, '-', '_', '.'", root.name));
+        }
+        if roots.iter().take(i).any(|other| other.name == root.name) {
+            return invalid(format!("simulated root {:?} is configured twice", root.name));
+        }
+    }
+    Ok(())
 }
 
 /// Reads a text file of at most `max` bytes.
@@ -232,6 +264,8 @@ mod tests {
     fn refuses_values_out_of_range() {
         refused(&format!("{MINIMAL}session_lifetime_seconds = 1\n"), "session_lifetime_seconds");
         refused(&format!("{MINIMAL}[token]\nlifetime_seconds = 1000000\n"), "token.lifetime_seconds");
+        refused(&format!("{MINIMAL}[http]\nauth_per_second = 0\n"), "auth_per_second");
+        refused(&format!("{MINIMAL}[http]\nclient_timeout_seconds = 0\n"), "client_timeout_seconds");
         refused(&format!("{MINIMAL}[token]\nissuer = \"\"\n"), "issuer");
     }
 
@@ -240,5 +274,53 @@ mod tests {
         let root = |name: &str| format!("[[simulated_roots]]\nname = \"{name}\"\ncertificate = \"c\"\n");
         refused(&format!("{MINIMAL}{}", root("")), "simulated root name");
         refused(&format!("{MINIMAL}{}{}", root("lab"), root("lab")), "twice");
+        let root = |name: &str| format!("[[tdx.simulated_roots]]\nname = \"{name}\"\ncertificate = \"c\"\n");
+        refused(&format!("{MINIMAL}{}{}", root("lab"), root("lab")), "twice");
+    }
+
+    #[test]
+    fn reference_values_are_signed_unless_said_otherwise() {
+        let references = Config::parse(MINIMAL).unwrap().references;
+        assert!(references.signers.is_empty() && !references.allow_unsigned && references.development.is_empty());
+        let with = |text: &str| format!("{MINIMAL}[references]\n{text}\n");
+        assert_eq!(Config::parse(&with("development = [\"simulation\"]")).unwrap().references.development.len(), 1);
+        refused(&with("development = [\"production\"]"), "production");
+        refused(&with("development = [\"test\"]"), "unknown variant");
+        refused(&with("unsigned = true"), "unknown field");
+    }
+
+    #[test]
+    fn rules_for_tdx_are_strict_unless_said_otherwise() {
+        let rules = Config::parse(MINIMAL).unwrap().tdx.rules();
+        assert!(rules.require_sept_ve_disable);
+        let text = format!("{MINIMAL}[tdx]\nrequire_sept_ve_disable = false\nminimum_tcb_evaluation_data_number = 20\n");
+        let rules = Config::parse(&text).unwrap().tdx.rules();
+        assert_eq!((rules.require_sept_ve_disable, rules.minimum_tcb_evaluation_data_number), (false, 20));
+        refused(&format!("{MINIMAL}[tdx]\nallow_debug = true\n"), "unknown field");
+    }
+
+    #[test]
+    fn rules_for_snp_are_whole_or_refused() {
+        let snp = Config::parse(MINIMAL).unwrap().snp.rules();
+        assert_eq!(snp, kata_cc_verifier::snp::SnpRules::default());
+        let tcb = "bootloader = 9\ntee = 0\nsnp = 21\nmicrocode = 72\n";
+        let text = format!("{MINIMAL}[snp]\nallow_vlek = false\ndeny_generations = [\"Milan\"]\n[snp.minimum_tcb.Genoa]\n{tcb}");
+        let rules = Config::parse(&text).unwrap().snp.rules();
+        assert_eq!((rules.allow_vlek, rules.deny_generations.len(), rules.minimum_tcb.len()), (false, 1, 1));
+        assert_eq!(rules.minimum_tcb[0].1.microcode, 72);
+        refused(&format!("{MINIMAL}[snp]\ndeny_generations = [\"Rome\"]\n"), "expected one of Milan, Genoa, Turin");
+        refused(&format!("{MINIMAL}[snp.minimum_tcb.Genoa]\nbootloader = 9\n"), "missing field");
+        refused(&format!("{MINIMAL}[snp.minimum_tcb.Genoa]\n{tcb}fmc = 1\n"), "Turin");
+        refused(&format!("{MINIMAL}[snp.minimum_tcb.Turin]\n{tcb}"), "Turin");
+        refused(&format!("{MINIMAL}[snp]\nrequire_crl = true\n"), "collateral.directory");
+        assert!(Config::parse(&format!("{MINIMAL}[snp]\nrequire_crl = true\n[collateral]\ndirectory = \"/x\"\n")).is_ok());
+    }
+
+    #[test]
+    fn services_are_https_urls() {
+        let with = |url: &str| format!("{MINIMAL}[collateral]\namd_kds = \"{url}\"\n");
+        assert!(Config::parse(&with("https://kdsintf.amd.com")).unwrap().collateral.amd_kds.is_some());
+        refused(&with("http://kdsintf.amd.com"), "not https");
+        refused(&format!("{MINIMAL}[collateral]\nkds = \"https://x\"\n"), "unknown field");
     }
 }

@@ -1,75 +1,63 @@
-//! Sockets, TLS and connections: the part of HTTP that is not the interface.
+//! Sockets and connections: the part of HTTP that is not the interface.
 //!
-//! **Invariant:** connections are bounded in number, and a peer that sends nothing is dropped, before and after the TLS handshake.
+//! **Invariant:** connections are bounded in number, and a peer that sends nothing, or takes in nothing, is
+//! dropped, before and after the TLS handshake.
 
-use crate::config::Tls;
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use std::convert::Infallible;
 use std::future::Future;
-use std::path::PathBuf;
-use std::pin::pin;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
-/// Connections open at a time; more wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 1024;
+/// Before the first byte of HTTP.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long requests under way may take when the broker is told to stop.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed `accept` (out of file descriptors), before the next.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Why TLS could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A PEM file could not be read.
-    #[error("cannot read {what} from {}", path.display())]
-    Pem {
-        /// Certificate or key.
-        what: &'static str,
-        /// Which file.
-        path: PathBuf,
-        /// Why not.
-        source: rustls::pki_types::pem::Error,
-    },
-    /// Certificate and key do not fit, or are of a kind that is not supported.
-    #[error("certificate and private key cannot be used")]
-    Config(#[from] rustls::Error),
+/// What connections may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections open at a time; more wait in the kernel's queue.
+    pub connections: usize,
+    /// For the head of a request, the first one and each after it; and for taking in what is sent, as long as nothing is taken in.
+    pub client_timeout: Duration,
+    /// For requests under way when the broker is told to stop.
+    pub drain_timeout: Duration,
 }
 
-/// Reads certificate and key.
-pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor, TlsError> {
-    let fail = |what, path: &PathBuf| {
-        let path = path.clone();
-        move |source| TlsError::Pem { what, path, source }
-    };
-    let chain = CertificateDer::pem_file_iter(&tls.certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(fail("certificates", &tls.certificate))?;
-    let key = PrivateKeyDer::from_pem_file(&tls.private_key).map_err(fail("a private key", &tls.private_key))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 1024, client_timeout: Duration::from_secs(30), drain_timeout: Duration::from_secs(10) }
+    }
+}
+
+/// Who is at the other end of a connection; an extension of every request.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+/// Serves with the default limits until `stop` completes, then lets requests under way finish.
+pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router, stop: impl Future<Output = ()>) {
+    serve_within(Limits::default(), listener, tls, router, stop).await;
 }
 
 /// Serves until `stop` completes, then lets requests under way finish.
-pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router, stop: impl Future<Output = ()>) {
+pub async fn serve_within(limits: Limits, listener: TcpListener, tls: Option<TlsAcceptor>, router: Router, stop: impl Future<Output = ()>) {
     let mut stop = pin!(stop);
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(limits.connections));
     let draining = GracefulShutdown::new();
     loop {
         let slot = tokio::select! {
@@ -80,9 +68,9 @@ pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, router: Rout
             },
             () = &mut stop => break,
         };
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(e) => {
                     tracing::warn!(error = %e, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_BACKOFF).await;
@@ -91,13 +79,16 @@ pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, router: Rout
             },
             () = &mut stop => break,
         };
-        let (tls, router, watcher) = (tls.clone(), router.clone(), draining.watcher());
+        let (tls, watcher) = (tls.clone(), draining.watcher());
+        let service = FromPeer { router: TowerToHyperService::new(router.clone()), peer: Peer(peer) };
         tokio::spawn(async move {
             let _slot = slot;
+            // Answers are small and whole: waiting to fill a packet only delays them.
+            let _ = stream.set_nodelay(true);
             match tls {
-                None => connection(stream, router, watcher).await,
-                Some(tls) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, stream)).await {
-                    Ok(Ok(stream)) => connection(stream, router, watcher).await,
+                None => connection(stream, service, limits.client_timeout, watcher).await,
+                Some(tls) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => connection(stream, service, limits.client_timeout, watcher).await,
                     Ok(Err(e)) => tracing::debug!(error = %e, "TLS handshake failed"),
                     Err(_) => tracing::debug!("TLS handshake took too long"),
                 },
@@ -105,25 +96,87 @@ pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, router: Rout
         });
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN_TIMEOUT, draining.shutdown()).await.is_err() {
+    if tokio::time::timeout(limits.drain_timeout, draining.shutdown()).await.is_err() {
         tracing::warn!("stopped with requests under way");
     }
 }
 
-async fn handshake(tls: TlsAcceptor, stream: TcpStream) -> std::io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
-    stream.set_nodelay(true)?;
-    tls.accept(stream).await
-}
-
-async fn connection<S>(stream: S, router: Router, watcher: hyper_util::server::graceful::Watcher)
+async fn connection<S>(stream: S, service: FromPeer, client_timeout: Duration, watcher: hyper_util::server::graceful::Watcher)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let stream = Patient { stream, limit: client_timeout, stalled: None };
+    let connection =
+        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(client_timeout).serve_connection(TokioIo::new(stream), service);
     if let Err(e) = watcher.watch(connection).await {
         tracing::debug!(error = %e, "connection ended");
+    }
+}
+
+/// The router, told with each request where it comes from.
+struct FromPeer {
+    router: TowerToHyperService<Router>,
+    peer: Peer,
+}
+
+impl hyper::service::Service<hyper::Request<Incoming>> for FromPeer {
+    type Response = axum::response::Response;
+    type Error = Infallible;
+    type Future = <TowerToHyperService<Router> as hyper::service::Service<hyper::Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: hyper::Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.router.call(request)
+    }
+}
+
+/// A stream whose peer has to take in what is sent: hyper bounds how long it waits for requests, but not how long for that.
+struct Patient<S> {
+    stream: S,
+    limit: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: Unpin> Patient<S> {
+    fn unless_stalled<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let ready = poll(Pin::new(&mut self.stream), cx);
+        if ready.is_ready() {
+            self.stalled = None;
+            return ready;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limit)));
+        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.unless_stalled(cx, |stream, cx| stream.poll_write(cx, bytes))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.unless_stalled(cx, |stream, cx| stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.unless_stalled(cx, |stream, cx| stream.poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.unless_stalled(cx, |stream, cx| stream.poll_write_vectored(cx, bytes))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }

@@ -6,11 +6,14 @@ use kata_cc_kbs::admin::{Admins, Origin};
 use kata_cc_kbs::appraise::Appraiser;
 use kata_cc_kbs::config::{Config, read_bounded};
 use kata_cc_kbs::listen;
+use kata_cc_kbs::reference::References;
 use kata_cc_kbs::server::{Broker, Clock, Parts, router};
 use kata_cc_kbs::store::{Db, Store, StoreError};
+use kata_cc_kbs::tls::ServerCertificate;
 use kata_cc_kbs_protocol::TokenSigner;
 use kata_cc_verifier::Trust;
-use kata_cc_verifier::snp::RootSet;
+use kata_cc_verifier::snp::{RootSet, SnpTrust};
+use kata_cc_verifier::tdx::{self, TdxTrust};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -46,21 +49,23 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     let config = Config::load(&cli.config)?;
-    let tls = config.tls.as_ref().map(listen::acceptor).transpose()?;
+    let tls = config.tls.as_ref().map(ServerCertificate::load).transpose()?;
     let roots = roots(&config)?;
+    let tdx = tdx_trust(&config)?;
+    let snp = SnpTrust { rules: config.snp.rules(), ..roots.into() };
+    let references = References::configured(&config.references)?;
     if cli.check_config {
-        for path in &config.admin.public_keys {
-            Admins::set_up(std::slice::from_ref(path), &config.data_dir)?;
-        }
+        Admins::configured(&config.admin)?;
         eprintln!("The configuration is good.");
         return Ok(());
     }
 
     let mut db = Db::open(&config.data_dir).context("cannot open the store")?;
-    let (admins, origin) = Admins::set_up(&config.admin.public_keys, &config.data_dir)?;
+    let (admins, origin) = Admins::from_config(&config.admin, &config.data_dir)?;
     if let Origin::Made(private_key) = origin {
         eprintln!("Made an administrator key: {} (keep it private; move it to where you administer from)", private_key.display());
     }
+    tell(&references, &db)?;
     let signer = db.key_or("token", || {
         let made = TokenSigner::generate().map_err(|_| StoreError::Corrupt("token key"))?;
         Ok::<_, StoreError>(Zeroizing::new(made.to_bytes().to_vec()))
@@ -68,7 +73,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let parts = Parts {
         store: Store::start(db).context("cannot start the store's thread")?,
         admins,
-        appraiser: Appraiser::new(Trust { snp: roots.into() }),
+        appraiser: Appraiser::new(Trust { snp, tdx, se: None }),
+        collector: config.collateral.collector(&config.data_dir).context("[collateral]")?,
         signer: TokenSigner::from_bytes(&signer)?,
         session_lifetime: config.session_lifetime(),
         token_lifetime: Duration::from_secs(config.token.lifetime_seconds),
@@ -77,7 +83,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     };
     // A clock before 1970 reads as 0: every certificate is then "not yet valid", so nothing is released.
     let clock: Clock = Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
-    let broker = Arc::new(Broker::new(parts, clock)?);
+    let broker = Arc::new(Broker::new(parts, clock)?.with_auth_rate(config.http.auth_rate()).with_references(references));
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
@@ -86,7 +92,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         let listener = tokio::net::TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         println!("{scheme}://{}", listener.local_addr()?);
-        listen::serve(listener, tls, router(broker), async {
+        let acceptor = tls.as_ref().map(ServerCertificate::acceptor).transpose()?;
+        if let Some(certificate) = tls {
+            tokio::spawn(certificate.follow(signal(SignalKind::hangup())?));
+        }
+        listen::serve_within(config.http.limits(), listener, acceptor, router(broker), async {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -95,6 +105,38 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         .await;
         Ok(())
     })
+}
+
+/// Says what an operator should know about the reference values.
+fn tell(references: &References, db: &Db) -> Result<(), StoreError> {
+    if references.allow_unsigned() {
+        tracing::warn!("reference values that nobody signed count: [references] allow_unsigned is true");
+    } else {
+        let unsigned = db.reference_values()?.len();
+        if unsigned > 0 {
+            tracing::warn!(
+                unsigned,
+                "reference values that nobody signed are stored and do not count: sign them, or set [references] allow_unsigned"
+            );
+        }
+    }
+    for kind in references.development() {
+        tracing::warn!(
+            kind = kind.as_str(),
+            "manifests of images that are not for production are taken: [references] development names their kind"
+        );
+    }
+    Ok(())
+}
+
+fn tdx_trust(config: &Config) -> anyhow::Result<TdxTrust> {
+    let mut roots = tdx::RootSet::intel();
+    for root in &config.tdx.simulated_roots {
+        let pem = read_bounded(&root.certificate, MAX_CERTIFICATE)?;
+        roots = roots.with_simulated(&root.name, pem.as_bytes()).with_context(|| format!("({})", root.certificate.display()))?;
+        tracing::warn!(name = %root.name, "evidence of a simulated TD will be looked at under this root; the default policy refuses it");
+    }
+    Ok(TdxTrust { roots, rules: config.tdx.rules() })
 }
 
 fn roots(config: &Config) -> anyhow::Result<RootSet> {

@@ -14,6 +14,7 @@ pub struct Metrics {
 struct Counts {
     attestations: BTreeMap<(&'static str, &'static str), u64>,
     reads: BTreeMap<&'static str, u64>,
+    rate_limited: u64,
 }
 
 impl Metrics {
@@ -27,6 +28,11 @@ impl Metrics {
         *self.counts().reads.entry(outcome).or_default() += 1;
     }
 
+    /// One session refused because its address opens too many.
+    pub fn rate_limited(&self) {
+        self.counts().rate_limited += 1;
+    }
+
     /// The text for a scrape; `sessions` is how many there are.
     pub fn render(&self, sessions: usize) -> String {
         let counts = self.counts();
@@ -38,6 +44,8 @@ impl Metrics {
         for (outcome, n) in &counts.reads {
             let _ = writeln!(text, "kbs_resource_reads_total{{outcome=\"{outcome}\"}} {n}");
         }
+        text.push_str("# HELP kbs_rate_limited_total Sessions refused to addresses that open too many.\n");
+        let _ = writeln!(text, "# TYPE kbs_rate_limited_total counter\nkbs_rate_limited_total {}", counts.rate_limited);
         text.push_str("# HELP kbs_sessions Sessions held.\n# TYPE kbs_sessions gauge\n");
         let _ = writeln!(text, "kbs_sessions {sessions}");
         text

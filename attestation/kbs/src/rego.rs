@@ -1,5 +1,7 @@
 //! Runs policies: Rego text, an input, an answer, within a time limit. What the answers mean is decided by the callers.
 //!
+//! A policy is read once ([`Policy`]) and kept by its text ([`Policies`]): parsing takes longer than running, and policies change seldom.
+//!
 //! **Invariant:** a policy that fails, runs too long or answers with anything else than what is asked for is an error, never a yes.
 
 use crate::audit::Comparison;
@@ -15,6 +17,10 @@ use std::time::Duration;
 pub const MAX_POLICY: usize = 256 * 1024;
 const TIME_LIMIT: Duration = Duration::from_secs(2);
 const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(64).expect("64 is not zero");
+/// Policies kept read. In force are two; an administrator who tries others must not push those out at once.
+const MAX_READ: usize = 8;
+/// Most values of one reference value that the audit log shows.
+const MAX_SHOWN: usize = 8;
 const TRUST_CLAIMS: &str = "data.policy.trust_claims";
 const ALLOW: &str = "data.policy.allow";
 
@@ -55,44 +61,107 @@ pub enum Kind {
     Resource,
 }
 
-/// Refuses what is not a policy of this kind, before it is stored.
-pub fn check(kind: Kind, rego: &str) -> Result<(), PolicyError> {
-    let mut engine = load(rego)?;
-    let rule = match kind {
-        Kind::Attestation => {
-            add_references(&mut engine, ReferenceValues::new())?;
-            TRUST_CLAIMS
+impl Kind {
+    /// What the policy must define.
+    const fn rule(self) -> &'static str {
+        match self {
+            Self::Attestation => TRUST_CLAIMS,
+            Self::Resource => ALLOW,
         }
-        Kind::Resource => ALLOW,
-    };
-    engine.set_input(Value::new_object());
-    // Values cannot be judged without an input; that the rule exists can. A policy may well fail on an empty input.
-    match engine.eval_rule(rule.into()) {
-        Err(e) if e.to_string().contains("not a valid rule path") => Err(PolicyError::Invalid(format!("it does not define {rule}"))),
-        _ => Ok(()),
     }
 }
 
-/// Appraises: `data.policy.trust_claims` over the claims, with `query_reference_value(id)`.
-pub fn trust_claims(rego: &str, input: &serde_json::Value, references: ReferenceValues) -> Result<Appraised, PolicyError> {
-    let mut engine = load(rego)?;
-    let queried = add_references(&mut engine, references)?;
-    engine.set_input(Value::from(input.clone()));
-    let answer = eval(&mut engine, TRUST_CLAIMS)?;
-    let claims = serde_json::from_value(answer.clone())
-        .map_err(|_| PolicyError::Answer { expected: "an object of AR4SI names to whole numbers", found: brief(&answer) })?;
-    let queried = queried.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ok(Appraised { claims, queried })
+/// A policy that was read: parsed, of the right package, with the rule that its kind is asked for.
+#[derive(Debug)]
+pub struct Policy {
+    kind: Kind,
+    /// Never run itself: each evaluation has a copy, so that nothing of one is seen by the next.
+    engine: Engine,
 }
 
-/// Decides: `data.policy.allow` over a token's claims and the request.
-pub fn allows(rego: &str, input: &serde_json::Value, data: &serde_json::Value) -> Result<bool, PolicyError> {
-    let mut engine = load(rego)?;
-    engine.add_data(Value::from(data.clone())).map_err(|e| PolicyError::Failed(e.to_string()))?;
-    engine.set_input(Value::from(input.clone()));
-    match eval(&mut engine, ALLOW)? {
-        serde_json::Value::Bool(answer) => Ok(answer),
-        other => Err(PolicyError::Answer { expected: "true or false", found: brief(&other) }),
+impl Policy {
+    /// Reads a policy of a kind.
+    pub fn read(kind: Kind, rego: &str) -> Result<Self, PolicyError> {
+        if rego.len() > MAX_POLICY {
+            return Err(PolicyError::Invalid(format!("{} bytes, expected at most {MAX_POLICY}", rego.len())));
+        }
+        let mut engine = Engine::new();
+        engine.set_execution_timer_config(ExecutionTimerConfig { limit: TIME_LIMIT, check_interval: CHECK_INTERVAL });
+        let package = engine.add_policy("policy.rego".into(), rego.into()).map_err(|e| PolicyError::Invalid(e.to_string()))?;
+        if package != "data.policy" {
+            return Err(PolicyError::Invalid(format!("package {package}, expected `package policy`")));
+        }
+        engine.set_input(Value::new_object());
+        // Values cannot be judged without an input; that the rule exists can. A policy may well fail on an empty input. That it ran once
+        // leaves it prepared.
+        let rule = kind.rule();
+        match engine.eval_rule(rule.into()) {
+            Err(e) if e.to_string().contains("not a valid rule path") => Err(PolicyError::Invalid(format!("it does not define {rule}"))),
+            _ => Ok(Self { kind, engine }),
+        }
+    }
+
+    /// Appraises: `data.policy.trust_claims` over the claims, with `query_reference_value(id)`.
+    pub fn trust_claims(&self, input: &serde_json::Value, references: ReferenceValues) -> Result<Appraised, PolicyError> {
+        let mut engine = self.engine.clone();
+        let queried = add_references(&mut engine, references)?;
+        let answer = self.run(engine, input)?;
+        let claims = serde_json::from_value(answer.clone())
+            .map_err(|_| PolicyError::Answer { expected: "an object of AR4SI names to whole numbers", found: brief(&answer) })?;
+        let queried = queried.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Appraised { claims, queried })
+    }
+
+    /// Decides: `data.policy.allow` over a token's claims and the request.
+    pub fn allows(&self, input: &serde_json::Value, data: &serde_json::Value) -> Result<bool, PolicyError> {
+        let mut engine = self.engine.clone();
+        engine.add_data(Value::from(data.clone())).map_err(|e| PolicyError::Failed(e.to_string()))?;
+        match self.run(engine, input)? {
+            serde_json::Value::Bool(answer) => Ok(answer),
+            other => Err(PolicyError::Answer { expected: "true or false", found: brief(&other) }),
+        }
+    }
+
+    fn run(&self, mut engine: Engine, input: &serde_json::Value) -> Result<serde_json::Value, PolicyError> {
+        engine.set_input(Value::from(input.clone()));
+        let rule = self.kind.rule();
+        let value = engine.eval_rule(rule.into()).map_err(|e| PolicyError::Failed(e.to_string()))?;
+        if value == Value::Undefined {
+            return Err(PolicyError::Answer { expected: "a value", found: format!("nothing for {rule}") });
+        }
+        serde_json::to_value(&value).map_err(|e| PolicyError::Failed(e.to_string()))
+    }
+}
+
+type ByText = (Kind, Box<str>, Arc<Policy>);
+
+/// The policies that were read last. By their text, not by their names: what an administrator sets on another broker that shares the store
+/// counts here from the next request on.
+#[derive(Debug, Default)]
+pub struct Policies {
+    /// Most lately used first.
+    read: Mutex<Vec<ByText>>,
+}
+
+impl Policies {
+    /// The policy with this text.
+    pub fn get(&self, kind: Kind, rego: &str) -> Result<Arc<Policy>, PolicyError> {
+        if let Some(policy) = self.find(kind, rego) {
+            return Ok(policy);
+        }
+        // Without the lock: it takes long. Two that come at once both read it, and one copy is dropped in time.
+        let policy = Arc::new(Policy::read(kind, rego)?);
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read.insert(0, (kind, rego.into(), Arc::clone(&policy)));
+        read.truncate(MAX_READ);
+        Ok(policy)
+    }
+
+    fn find(&self, kind: Kind, rego: &str) -> Option<Arc<Policy>> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = read.iter().position(|(its_kind, text, _)| *its_kind == kind && **text == *rego)?;
+        read.get_mut(..=at)?.rotate_right(1);
+        read.first().map(|(_, _, policy)| Arc::clone(policy))
     }
 }
 
@@ -101,8 +170,23 @@ pub fn allows(rego: &str, input: &serde_json::Value, data: &serde_json::Value) -
 pub fn comparisons(queried: &ReferenceValues, claims: &serde_json::Value, input: &serde_json::Value) -> Vec<Comparison> {
     queried
         .iter()
-        .map(|(id, expected)| Comparison { claim: id.clone(), expected: expected.clone(), found: claim_for(id, claims, input) })
+        .map(|(id, expected)| {
+            let found = claim_for(id, claims, input);
+            Comparison { claim: id.clone(), expected: shown(expected, &found), found }
+        })
         .collect()
+}
+
+/// A manifest may list thousands of digests, and every decision is kept: of a long list, what was found and some others.
+fn shown(expected: &serde_json::Value, found: &serde_json::Value) -> serde_json::Value {
+    let serde_json::Value::Array(list) = expected else { return expected.clone() };
+    if list.len() <= MAX_SHOWN {
+        return expected.clone();
+    }
+    let matching = list.iter().filter(|value| *value == found).take(1);
+    let mut short: Vec<_> = matching.chain(list.iter().filter(|value| *value != found)).take(MAX_SHOWN).cloned().collect();
+    short.push(format!("and {} more", list.len() - short.len()).into());
+    short.into()
 }
 
 /// Reference value ids of the default policies and the claims they are about.
@@ -117,22 +201,11 @@ fn claim_for(id: &str, claims: &serde_json::Value, input: &serde_json::Value) ->
         "snp_tee_svn" => "reported_tcb_tee",
         "snp_snp_svn" => "reported_tcb_snp",
         "snp_microcode" => "reported_tcb_microcode",
+        // TDX's are named like their claims, those of other TEEs have the TEE's name before it.
+        other if claims.get(other).is_some() => other,
         other => other.split_once('_').map_or(other, |(_, name)| name),
     };
     claims.get(name).cloned().unwrap_or(serde_json::Value::Null)
-}
-
-fn load(rego: &str) -> Result<Engine, PolicyError> {
-    if rego.len() > MAX_POLICY {
-        return Err(PolicyError::Invalid(format!("{} bytes, expected at most {MAX_POLICY}", rego.len())));
-    }
-    let mut engine = Engine::new();
-    engine.set_execution_timer_config(ExecutionTimerConfig { limit: TIME_LIMIT, check_interval: CHECK_INTERVAL });
-    let package = engine.add_policy("policy.rego".into(), rego.into()).map_err(|e| PolicyError::Invalid(e.to_string()))?;
-    if package != "data.policy" {
-        return Err(PolicyError::Invalid(format!("package {package}, expected `package policy`")));
-    }
-    Ok(engine)
 }
 
 fn add_references(engine: &mut Engine, references: ReferenceValues) -> Result<Arc<Mutex<ReferenceValues>>, PolicyError> {
@@ -150,14 +223,6 @@ fn add_references(engine: &mut Engine, references: ReferenceValues) -> Result<Ar
     Ok(queried)
 }
 
-fn eval(engine: &mut Engine, rule: &str) -> Result<serde_json::Value, PolicyError> {
-    let value = engine.eval_rule(rule.into()).map_err(|e| PolicyError::Failed(e.to_string()))?;
-    if value == Value::Undefined {
-        return Err(PolicyError::Answer { expected: "a value", found: format!("nothing for {rule}") });
-    }
-    serde_json::to_value(&value).map_err(|e| PolicyError::Failed(e.to_string()))
-}
-
 fn brief(value: &serde_json::Value) -> String {
     value.to_string().chars().take(100).collect()
 }
@@ -170,6 +235,29 @@ mod tests {
     const ATTESTATION: &str = include_str!("../policies/default-attestation.rego");
     const SIMULATED: &str = include_str!("../policies/simulated-attestation.rego");
     const RESOURCE: &str = include_str!("../policies/default-resource.rego");
+
+    #[test]
+    fn long_lists_are_shown_in_part_with_what_was_found() {
+        let long: Vec<_> = (0..100).map(serde_json::Value::from).collect();
+        let queried = ReferenceValues::from([("x".to_owned(), long.into())]);
+        let of = |found: i64| comparisons(&queried, &json!({"x": found}), &json!({}))[0].expected.clone();
+        assert_eq!(of(77), json!([77, 0, 1, 2, 3, 4, 5, 6, "and 92 more"]));
+        assert_eq!(of(-1), json!([0, 1, 2, 3, 4, 5, 6, 7, "and 92 more"]));
+        let short = ReferenceValues::from([("x".to_owned(), json!([1, 2, 3, 4, 5, 6, 7, 8]))]);
+        assert_eq!(comparisons(&short, &json!({"x": 8}), &json!({}))[0].expected, short["x"]);
+    }
+
+    fn trust_claims(rego: &str, input: &serde_json::Value, references: ReferenceValues) -> Result<Appraised, PolicyError> {
+        Policy::read(Kind::Attestation, rego)?.trust_claims(input, references)
+    }
+
+    fn allows(rego: &str, input: &serde_json::Value, data: &serde_json::Value) -> Result<bool, PolicyError> {
+        Policy::read(Kind::Resource, rego)?.allows(input, data)
+    }
+
+    fn check(kind: Kind, rego: &str) -> Result<(), PolicyError> {
+        Policy::read(kind, rego).map(drop)
+    }
 
     fn references() -> ReferenceValues {
         ReferenceValues::from([
@@ -327,6 +415,152 @@ mod tests {
         assert!(shown.contains(&Comparison { claim: "snp_launch_measurement".into(), expected: json!(["aa", "bb"]), found: json!("cc") }));
     }
 
+    fn td_references() -> ReferenceValues {
+        ReferenceValues::from([
+            ("mr_td".into(), json!(["aa", "ab"])),
+            ("rtmr_0".into(), json!(["ba"])),
+            ("rtmr_1".into(), json!(["ca", "cb"])),
+            ("rtmr_2".into(), json!(["da"])),
+            ("xfam".into(), json!(["e702060000000000"])),
+            ("init_data".into(), json!(["1d"])),
+        ])
+    }
+
+    fn genuine_td() -> serde_json::Value {
+        json!({"init_data": "1d", "tdx": {
+            "simulated": false, "mr_td": "ab", "rtmr_0": "ba", "rtmr_1": "ca", "rtmr_2": "da", "rtmr_3": "00".repeat(48),
+            "xfam": "e702060000000000", "mr_seam": "ea", "mr_signer_seam": "00".repeat(48), "seam_attributes": "00".repeat(8),
+            "mr_owner": "00".repeat(48), "mr_owner_config": "00".repeat(48), "mr_service_td": null, "cur_service_td_hash": null,
+            "tcb_status": "UpToDate", "collateral_expiration_status": "0", "advisory_ids": [],
+            "td_attributes": {"debug": false, "septve_disable": true, "migratable": false},
+        }})
+    }
+
+    /// A TD with another value of one claim, given as a JSON pointer below it.
+    fn td_with(pointer: &str, value: serde_json::Value) -> serde_json::Value {
+        let mut input = genuine_td();
+        *input["tdx"].pointer_mut(pointer).unwrap() = value;
+        input
+    }
+
+    #[test]
+    fn default_attestation_affirms_a_known_td_on_an_up_to_date_platform() {
+        let claims = trust_claims(ATTESTATION, &genuine_td(), td_references()).unwrap().claims;
+        assert_eq!((claims["executables"], claims["hardware"], claims["configuration"]), (3, 2, 3));
+        for service in ["/mr_service_td", "/cur_service_td_hash"] {
+            assert_eq!(claim(ATTESTATION, &td_with(service, json!("00".repeat(48))), td_references(), "configuration"), 3);
+        }
+    }
+
+    #[test]
+    fn default_attestation_affirms_no_td_without_each_reference_value() {
+        for (id, name, expected) in [
+            ("mr_td", "executables", 33),
+            ("rtmr_1", "executables", 33),
+            ("rtmr_2", "executables", 33),
+            ("rtmr_0", "configuration", 36),
+            ("xfam", "configuration", 36),
+            ("init_data", "configuration", 36),
+        ] {
+            let mut references = td_references();
+            references.remove(id);
+            assert_eq!(claim(ATTESTATION, &genuine_td(), references, name), expected, "{id}");
+        }
+    }
+
+    #[test]
+    fn ac_54_default_attestation_notices_each_deviation_of_a_td() {
+        let zeros = |count: usize| json!("00".repeat(count).replacen('0', "1", 1));
+        for (pointer, value, name, expected) in [
+            ("/mr_td", json!("ac"), "executables", 33),
+            ("/rtmr_1", json!("cc"), "executables", 33),
+            ("/rtmr_2", json!("db"), "executables", 33),
+            ("/simulated", json!(true), "executables", 33),
+            ("/simulated", json!(true), "hardware", 97),
+            ("/simulated", serde_json::Value::Null, "hardware", 97),
+            ("/tcb_status", json!("OutOfDate"), "hardware", 97),
+            ("/tcb_status", json!("ConfigurationNeeded"), "hardware", 97),
+            ("/tcb_status", json!("SWHardeningNeeded"), "hardware", 97),
+            ("/tcb_status", json!("Revoked"), "hardware", 97),
+            ("/tcb_status", serde_json::Value::Null, "hardware", 97),
+            ("/collateral_expiration_status", json!("1"), "hardware", 97),
+            ("/rtmr_0", json!("bb"), "configuration", 36),
+            ("/xfam", json!("e742060000000000"), "configuration", 36),
+            ("/td_attributes/debug", json!(true), "configuration", 97),
+            ("/td_attributes/septve_disable", json!(false), "configuration", 36),
+            ("/td_attributes/migratable", json!(true), "configuration", 36),
+            ("/seam_attributes", zeros(8), "configuration", 36),
+            ("/mr_signer_seam", zeros(48), "configuration", 36),
+            ("/mr_owner", zeros(48), "configuration", 36),
+            ("/mr_owner_config", zeros(48), "configuration", 36),
+            ("/mr_service_td", zeros(48), "configuration", 36),
+            ("/cur_service_td_hash", zeros(48), "configuration", 36),
+        ] {
+            assert_eq!(claim(ATTESTATION, &td_with(pointer, value.clone()), td_references(), name), expected, "{pointer} {value}");
+        }
+        let mut other = genuine_td();
+        other["init_data"] = json!("1e");
+        assert_eq!(claim(ATTESTATION, &other, td_references(), "configuration"), 36);
+    }
+
+    #[test]
+    fn default_attestation_takes_the_tcb_statuses_that_are_registered() {
+        let with = |statuses| {
+            let mut references = td_references();
+            references.insert("tdx_tcb_status".into(), statuses);
+            references
+        };
+        let hardened = td_with("/tcb_status", json!("SWHardeningNeeded"));
+        let both = json!(["UpToDate", "SWHardeningNeeded"]);
+        assert_eq!(claim(ATTESTATION, &hardened, with(both.clone()), "hardware"), 2);
+        assert_eq!(claim(ATTESTATION, &genuine_td(), with(both.clone()), "hardware"), 2);
+        assert_eq!(claim(ATTESTATION, &td_with("/tcb_status", json!("OutOfDate")), with(both), "hardware"), 97);
+        // What replaces the default replaces it whole.
+        assert_eq!(claim(ATTESTATION, &genuine_td(), with(json!(["SWHardeningNeeded"])), "hardware"), 97);
+        assert_eq!(claim(ATTESTATION, &hardened, with(json!("SWHardeningNeeded")), "hardware"), 97);
+        let revoked = td_with("/tcb_status", json!("Revoked"));
+        assert_eq!(claim(ATTESTATION, &revoked, with(json!(["Revoked"])), "hardware"), 97);
+    }
+
+    #[test]
+    fn default_attestation_takes_the_tdx_modules_that_are_registered() {
+        for (modules, expected) in [(json!(["ea", "eb"]), 2), (json!(["eb"]), 97), (json!([]), 2), (json!("ea"), 97)] {
+            let mut references = td_references();
+            references.insert("mr_seam".into(), modules.clone());
+            assert_eq!(claim(ATTESTATION, &genuine_td(), references, "hardware"), expected, "{modules}");
+        }
+    }
+
+    #[test]
+    fn simulated_attestation_still_wants_the_tds_registers() {
+        let input = td_with("/simulated", json!(true));
+        assert_eq!(claim(SIMULATED, &input, td_references(), "hardware"), 2);
+        assert_eq!(claim(SIMULATED, &input, td_references(), "executables"), 3);
+        assert_eq!(claim(SIMULATED, &input, td_references(), "configuration"), 3);
+        assert_eq!(claim(SIMULATED, &input, ReferenceValues::new(), "executables"), 33);
+        assert_eq!(claim(SIMULATED, &genuine_td(), td_references(), "hardware"), 97);
+    }
+
+    #[test]
+    fn audit_shows_what_was_expected_and_found_of_a_td() {
+        let input = td_with("/mr_td", json!("ac"));
+        let appraised = trust_claims(ATTESTATION, &input, td_references()).unwrap();
+        let shown = comparisons(&appraised.queried, &input["tdx"], &input);
+        for (claim, expected, found) in [
+            ("mr_td", json!(["aa", "ab"]), json!("ac")),
+            ("rtmr_0", json!(["ba"]), json!("ba")),
+            ("rtmr_2", json!(["da"]), json!("da")),
+            ("xfam", json!(["e702060000000000"]), json!("e702060000000000")),
+            ("tdx_tcb_status", json!([]), json!("UpToDate")),
+            ("mr_seam", json!([]), json!("ea")),
+        ] {
+            assert!(shown.contains(&Comparison { claim: claim.into(), expected, found }), "{claim}: {shown:?}");
+        }
+        // Of other evidence nothing is shown that is a TD's.
+        let queried = trust_claims(ATTESTATION, &genuine(), references()).unwrap().queried;
+        assert!(["mr_td", "mr_seam", "rtmr_0", "tdx_tcb_status"].iter().all(|id| !queried.contains_key(*id)), "{queried:?}");
+    }
+
     fn token(status: &str, executables: i64) -> serde_json::Value {
         json!({"submods": {"cpu0": {"ear.status": status, "ear.trustworthiness-vector": {"executables": executables}}}})
     }
@@ -362,6 +596,34 @@ mod tests {
         assert!(allows("package policy\nallow if input.x", &json!({}), &json!({})).is_err());
         assert!(trust_claims("package policy\ntrust_claims := {\"hardware\": \"2\"}", &json!({}), ReferenceValues::new()).is_err());
         assert!(trust_claims("package policy\ntrust_claims := [2]", &json!({}), ReferenceValues::new()).is_err());
+    }
+
+    #[test]
+    fn an_evaluation_leaves_nothing_for_the_next() {
+        let policy = Policy::read(Kind::Attestation, ATTESTATION).unwrap();
+        let executables = |references| policy.trust_claims(&genuine(), references).unwrap().claims["executables"];
+        assert_eq!(executables(references()), 3);
+        assert_eq!(executables(ReferenceValues::new()), 33);
+        let policy = Policy::read(Kind::Resource, RESOURCE).unwrap();
+        let of = |plugin| policy.allows(&token("affirming", 3), &json!({"plugin": plugin})).unwrap();
+        assert_eq!([of("resource"), of("other"), of("resource")], [true, false, true]);
+    }
+
+    #[test]
+    fn policies_are_known_by_kind_and_text() {
+        let policies = Policies::default();
+        let allow = |value: usize| format!("package policy\nallow := {value} > 0\ntrust_claims := {{}}");
+        let first = policies.get(Kind::Resource, &allow(0)).unwrap();
+        assert!(Arc::ptr_eq(&first, &policies.get(Kind::Resource, &allow(0)).unwrap()));
+        assert!(!Arc::ptr_eq(&first, &policies.get(Kind::Attestation, &allow(0)).unwrap()));
+        assert!(!first.allows(&json!({}), &json!({})).unwrap());
+        assert!(policies.get(Kind::Resource, &allow(1)).unwrap().allows(&json!({}), &json!({})).unwrap());
+        for other in 2..MAX_READ {
+            policies.get(Kind::Resource, &allow(other)).unwrap();
+        }
+        assert!(!Arc::ptr_eq(&first, &policies.get(Kind::Resource, &allow(0)).unwrap()), "the one used longest ago goes first");
+        assert_eq!(policies.read.lock().unwrap().len(), MAX_READ);
+        assert!(policies.get(Kind::Resource, "package policy").is_err());
     }
 
     #[test]

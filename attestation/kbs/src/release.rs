@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** only a [`VerifiedToken`] is ever judged, and only the policy's literal `true` is a yes.
 
-use crate::rego::{self, PolicyError};
+use crate::rego::{Kind, Policies, PolicyError};
 use kata_cc_kbs_protocol::ear::Status;
 use kata_cc_kbs_protocol::{ResourcePath, VerifiedToken};
 use serde_json::json;
@@ -12,6 +12,7 @@ pub const DEFAULT_POLICY: &str = include_str!("../policies/default-resource.rego
 
 /// Runs the policy.
 pub fn allowed(
+    policies: &Policies,
     rego: &str,
     token: &VerifiedToken,
     path: &ResourcePath,
@@ -22,7 +23,7 @@ pub fn allowed(
         "resource-path": [path.repository(), path.kind(), path.tag()],
         "query": query,
     });
-    rego::allows(rego, token.claims(), &data)
+    policies.get(Kind::Resource, rego)?.allows(token.claims(), &data)
 }
 
 /// What a guest is told of a refusal: the claims that do not affirm and their tier, which its own token says too, but no values.

@@ -5,6 +5,12 @@
 //!
 //! **Invariant:** secret values are in the file only as [`crate::seal`] made them.
 
+mod audit;
+mod manifest;
+
+pub use audit::AuditQuery;
+pub use manifest::{KeptManifest, Put};
+
 use crate::audit::Decision;
 use crate::seal::{SealError, Sealer};
 use kata_cc_kbs_protocol::ResourcePath;
@@ -15,11 +21,11 @@ use std::path::{Path, PathBuf};
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 3;
+/// Most decisions written at once.
+const MAX_BATCH: usize = 64;
 /// Work that may wait for the database thread; more makes callers wait, not memory grow.
 const QUEUE: usize = 256;
-/// Rows the audit log keeps.
-const AUDIT_ROWS: i64 = 10_000;
 /// Limits against a careless administrator rather than an attacker: only administrators write.
 const MAX_RESOURCES: i64 = 100_000;
 const MAX_REFERENCE_IDS: i64 = 10_000;
@@ -87,6 +93,7 @@ pub type ReferenceValues = BTreeMap<String, serde_json::Value>;
 pub struct Db {
     sqlite: Connection,
     sealer: Sealer,
+    audit: audit::Ledger,
 }
 
 impl Db {
@@ -107,31 +114,16 @@ impl Db {
         sqlite.pragma_update(None, "journal_mode", "wal")?;
         sqlite.pragma_update(None, "synchronous", "full")?;
         sqlite.pragma_update(None, "secure_delete", "on")?;
-        let found: i64 = sqlite.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        match found {
-            0 => {
-                sqlite.execute_batch(
-                    "BEGIN;
-                     CREATE TABLE IF NOT EXISTS resources (path TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
-                     CREATE TABLE IF NOT EXISTS keys (name TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
-                     CREATE TABLE IF NOT EXISTS policies (name TEXT PRIMARY KEY, rego TEXT NOT NULL) STRICT;
-                     CREATE TABLE IF NOT EXISTS reference_values (id TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-                     CREATE TABLE IF NOT EXISTS audit (id INTEGER PRIMARY KEY AUTOINCREMENT, decision TEXT NOT NULL) STRICT;
-                     PRAGMA user_version = 1;
-                     COMMIT;",
-                )?;
-            }
-            SCHEMA_VERSION => {}
-            found => return Err(StoreError::Schema { found }),
-        }
-        Ok(Self { sqlite, sealer })
+        migrate(&sqlite)?;
+        let audit = audit::Ledger::open(&sqlite)?;
+        Ok(Self { sqlite, sealer, audit })
     }
 
     /// A secret, or `None`.
     pub fn resource(&self, path: &ResourcePath) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
         let path = path.to_string();
         let sealed: Option<Vec<u8>> =
-            self.sqlite.query_row("SELECT sealed FROM resources WHERE path = ?1", [&path], |row| row.get(0)).optional()?;
+            self.sqlite.prepare_cached("SELECT sealed FROM resources WHERE path = ?1")?.query_row([&path], |row| row.get(0)).optional()?;
         sealed.map(|sealed| Ok(self.sealer.open(&format!("resource:{path}"), &sealed)?)).transpose()
     }
 
@@ -157,6 +149,13 @@ impl Db {
         Ok(self.sqlite.execute("DELETE FROM resources WHERE path = ?1", [path.to_string()])? > 0)
     }
 
+    /// Names of all secrets, in order.
+    pub fn resource_names(&self) -> Result<Vec<String>, StoreError> {
+        let mut statement = self.sqlite.prepare_cached("SELECT path FROM resources ORDER BY path")?;
+        let names = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        Ok(names)
+    }
+
     /// One of the broker's own keys; `make` makes it the first time.
     pub fn key_or<E: From<StoreError>>(
         &mut self,
@@ -180,7 +179,8 @@ impl Db {
 
     /// A policy an administrator has set, or `None`.
     pub fn policy(&self, name: &PolicyName) -> Result<Option<String>, StoreError> {
-        Ok(self.sqlite.query_row("SELECT rego FROM policies WHERE name = ?1", [name.key()], |row| row.get(0)).optional()?)
+        let mut statement = self.sqlite.prepare_cached("SELECT rego FROM policies WHERE name = ?1")?;
+        Ok(statement.query_row([name.key()], |row| row.get(0)).optional()?)
     }
 
     /// Sets a policy.
@@ -189,9 +189,14 @@ impl Db {
         Ok(())
     }
 
+    /// Takes back a policy. Whether there was one.
+    pub fn delete_policy(&mut self, name: &PolicyName) -> Result<bool, StoreError> {
+        Ok(self.sqlite.execute("DELETE FROM policies WHERE name = ?1", [name.key()])? > 0)
+    }
+
     /// All reference values: what one appraisal sees.
     pub fn reference_values(&self) -> Result<ReferenceValues, StoreError> {
-        let mut statement = self.sqlite.prepare("SELECT id, value FROM reference_values")?;
+        let mut statement = self.sqlite.prepare_cached("SELECT id, value FROM reference_values")?;
         let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
         let mut all = ReferenceValues::new();
         for row in rows {
@@ -199,6 +204,11 @@ impl Db {
             all.insert(id, serde_json::from_str(&value).map_err(|_| StoreError::Corrupt("reference value"))?);
         }
         Ok(all)
+    }
+
+    /// Deletes a reference value. Whether there was one.
+    pub fn delete_reference_value(&mut self, id: &str) -> Result<bool, StoreError> {
+        Ok(self.sqlite.execute("DELETE FROM reference_values WHERE id = ?1", [id])? > 0)
     }
 
     /// Registers reference values, replacing those of the same ids; an empty list removes the id. All or none.
@@ -218,34 +228,44 @@ impl Db {
         tx.commit()?;
         Ok(())
     }
-
-    /// Appends to the audit log and drops what is too old.
-    pub fn record(&mut self, decision: &Decision) -> Result<(), StoreError> {
-        let json = serde_json::to_string(decision).map_err(|_| StoreError::Corrupt("decision"))?;
-        self.sqlite.execute("INSERT INTO audit (decision) VALUES (?1)", [json])?;
-        let newest = self.sqlite.last_insert_rowid();
-        self.sqlite.execute("DELETE FROM audit WHERE id <= ?1", [newest.saturating_sub(AUDIT_ROWS)])?;
-        Ok(())
-    }
-
-    /// The newest decisions, newest first.
-    pub fn decisions(&self, limit: u32) -> Result<Vec<serde_json::Value>, StoreError> {
-        let mut statement = self.sqlite.prepare("SELECT id, decision FROM audit ORDER BY id DESC LIMIT ?1")?;
-        let rows = statement.query_map([limit], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))?;
-        let mut all = Vec::new();
-        for row in rows {
-            let (id, json) = row?;
-            let mut value: serde_json::Value = serde_json::from_str(&json).map_err(|_| StoreError::Corrupt("decision"))?;
-            if let Some(object) = value.as_object_mut() {
-                object.insert("id".into(), id.into());
-            }
-            all.push(value);
-        }
-        Ok(all)
-    }
 }
 
-type Job = Box<dyn FnOnce(&mut Db) + Send>;
+/// Brings the file to the schema of this version, or refuses it.
+fn migrate(sqlite: &Connection) -> Result<(), StoreError> {
+    let found: i64 = sqlite.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if !(0..=SCHEMA_VERSION).contains(&found) {
+        return Err(StoreError::Schema { found });
+    }
+    if found < 1 {
+        sqlite.execute_batch(
+            "BEGIN;
+             CREATE TABLE IF NOT EXISTS resources (path TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
+             CREATE TABLE IF NOT EXISTS keys (name TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
+             CREATE TABLE IF NOT EXISTS policies (name TEXT PRIMARY KEY, rego TEXT NOT NULL) STRICT;
+             CREATE TABLE IF NOT EXISTS reference_values (id TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+             CREATE TABLE IF NOT EXISTS audit (id INTEGER PRIMARY KEY AUTOINCREMENT, decision TEXT NOT NULL) STRICT;
+             PRAGMA user_version = 1;
+             COMMIT;",
+        )?;
+    }
+    if found < 2 {
+        sqlite.execute_batch(audit::SCHEMA_2)?;
+    }
+    if found < 3 {
+        sqlite.execute_batch(manifest::SCHEMA_3)?;
+    }
+    Ok(())
+}
+
+/// What the database thread is asked for.
+enum Job {
+    /// Anything.
+    Work(Box<dyn FnOnce(&mut Db) + Send>),
+    /// To keep a decision.
+    Record(Box<Decision>, Answer),
+}
+
+type Answer = oneshot::Sender<Result<(), StoreError>>;
 
 /// Handle to the database thread. Cheap to clone; the thread ends with the last handle.
 #[derive(Debug, Clone)]
@@ -258,8 +278,32 @@ impl Store {
     pub fn start(mut db: Db) -> Result<Self, std::io::Error> {
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
         std::thread::Builder::new().name("store".into()).spawn(move || {
-            while let Some(job) = queue.blocking_recv() {
-                job(&mut db);
+            let mut next = queue.blocking_recv();
+            while let Some(job) = next.take() {
+                match job {
+                    Job::Work(work) => work(&mut db),
+                    Job::Record(decision, answer) => {
+                        let (mut decisions, mut answers) = (vec![*decision], vec![answer]);
+                        // What came meanwhile is written with it: a write to the disk takes as long for many as for one.
+                        while decisions.len() < MAX_BATCH {
+                            match queue.try_recv() {
+                                Ok(Job::Record(decision, answer)) => {
+                                    decisions.push(*decision);
+                                    answers.push(answer);
+                                }
+                                Ok(other) => {
+                                    next = Some(other);
+                                    break;
+                                }
+                                Err(_) => break,
+                            }
+                        }
+                        record(&mut db, &decisions, answers);
+                    }
+                }
+                if next.is_none() {
+                    next = queue.blocking_recv();
+                }
             }
         })?;
         Ok(Self { jobs })
@@ -271,11 +315,28 @@ impl Store {
         work: impl FnOnce(&mut Db) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, result) = oneshot::channel();
-        let job: Job = Box::new(move |db| {
+        let job = Job::Work(Box::new(move |db| {
             let _ = answer.send(work(db));
-        });
+        }));
         self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
         result.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Keeps a decision; it is on the disk when this returns.
+    pub async fn record(&self, decision: Decision) -> Result<(), StoreError> {
+        let (answer, result) = oneshot::channel();
+        self.jobs.send(Job::Record(Box::new(decision), answer)).await.map_err(|_| StoreError::Closed)?;
+        result.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+/// Keeps decisions together. Where that fails, each by itself: one that cannot be kept must not take others with it, and whoever asked is
+/// told of its own.
+fn record(db: &mut Db, decisions: &[Decision], answers: Vec<Answer>) {
+    let together = db.record(decisions);
+    for (decision, answer) in decisions.iter().zip(answers) {
+        let result = if together.is_ok() { Ok(()) } else { db.record(std::slice::from_ref(decision)) };
+        let _ = answer.send(result);
     }
 }
 

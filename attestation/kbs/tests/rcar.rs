@@ -8,10 +8,13 @@ mod http;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{call, raw};
+use kata_cc_collateral::{Collector, Sources, directory};
+use kata_cc_evidence::snp::{Generation, TcbVersion};
 use kata_cc_evidence::{HostData, LaunchDigest, TeeType, snp};
 use kata_cc_kbs::admin::Admins;
 use kata_cc_kbs::appraise::Appraiser;
 use kata_cc_kbs::listen;
+use kata_cc_kbs::reference::References;
 use kata_cc_kbs::server::{Broker, Clock, Parts, router};
 use kata_cc_kbs::store::{Db, Store};
 use kata_cc_kbs_protocol::message::InitData;
@@ -21,7 +24,8 @@ use kata_cc_tee_sim::identity::{self, Hierarchy, Identity};
 use kata_cc_tee_sim::report::{self, Launched};
 use kata_cc_tee_sim::wire::ReportRequest;
 use kata_cc_verifier::Trust;
-use kata_cc_verifier::snp::RootSet;
+use kata_cc_verifier::collateral::{Need, Source};
+use kata_cc_verifier::snp::{RootSet, SnpRules, SnpTrust};
 use ring::signature::Ed25519KeyPair;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -47,6 +51,10 @@ struct TestBroker {
 
 impl TestBroker {
     fn start(trust_simulation: bool) -> Self {
+        Self::start_with(trust_simulation, Collector::nowhere(), SnpRules::default())
+    }
+
+    fn start_with(trust_simulation: bool, collector: Collector, rules: SnpRules) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (admins, _) = Admins::set_up(&[], dir.path()).unwrap();
         let pem = std::fs::read_to_string(dir.path().join("admin.key")).unwrap();
@@ -59,7 +67,8 @@ impl TestBroker {
         let parts = Parts {
             store: Store::start(Db::open(dir.path()).unwrap()).unwrap(),
             admins,
-            appraiser: Appraiser::new(Trust { snp: roots.into() }),
+            appraiser: Appraiser::new(Trust { snp: SnpTrust { rules, ..roots.into() }, ..Trust::hardware() }),
+            collector,
             signer: TokenSigner::generate().unwrap(),
             session_lifetime: Duration::from_secs(300),
             token_lifetime: Duration::from_secs(300),
@@ -71,7 +80,7 @@ impl TestBroker {
             let clock = Arc::clone(&clock);
             move || clock.load(Ordering::SeqCst)
         });
-        let broker = Arc::new(Broker::new(parts, now).unwrap());
+        let broker = Arc::new(Broker::new(parts, now).unwrap().with_references(References::unsigned()));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -87,7 +96,11 @@ impl TestBroker {
 
     /// With a secret, the simulation's policy and the machine's measurement: what a development set-up has.
     fn ready() -> Self {
-        let broker = Self::start(true);
+        Self::ready_with(Collector::nowhere(), SnpRules::default())
+    }
+
+    fn ready_with(collector: Collector, rules: SnpRules) -> Self {
+        let broker = Self::start_with(true, collector, rules);
         assert_eq!(broker.admin("POST", "/kbs/v0/resource/default/key/1", SECRET).status, 200);
         let policy = json!({"type": "rego", "policy_id": "default_cpu", "policy": URL_SAFE_NO_PAD.encode(SIMULATED_POLICY)});
         assert_eq!(broker.admin("POST", "/kbs/v0/attestation-policy", policy.to_string().as_bytes()).status, 200);
@@ -464,16 +477,18 @@ fn malformed_requests_are_refused_with_the_right_code() {
 #[test]
 fn sample_evidence_and_other_tees_get_no_token() {
     let broker = TestBroker::ready();
-    for tee in [TeeType::Sample, TeeType::Tdx] {
+    for tee in [TeeType::Sample, TeeType::Cca] {
         let (state, request) = ClientSession::start(tee);
         let state = state.handle(&broker.send(&request)).unwrap();
         let (_, request) = state.submit(json!({"svn": "1", "report_data": ""}), None).unwrap();
         refused(&broker.send(&request), 401, "tee");
     }
-    let (state, request) = ClientSession::start(TeeType::Snp);
-    let state = state.handle(&broker.send(&request)).unwrap();
-    let (_, request) = state.submit(json!({"svn": "1", "report_data": ""}), None).unwrap();
-    refused(&broker.send(&request), 401, "evidence-form");
+    for tee in [TeeType::Snp, TeeType::Tdx] {
+        let (state, request) = ClientSession::start(tee);
+        let state = state.handle(&broker.send(&request)).unwrap();
+        let (_, request) = state.submit(json!({"svn": "1", "report_data": ""}), None).unwrap();
+        refused(&broker.send(&request), 401, "evidence-form");
+    }
 }
 
 #[test]
@@ -523,4 +538,59 @@ fn health_is_for_everybody_and_a_broken_request_disturbs_nobody() {
     assert_eq!(broker.get("/readyz").status, 200);
     raw(broker.address, b"\x00\xff garbage\r\n\r\n");
     assert_eq!(broker.get("/healthz").status, 200);
+}
+
+/// Evidence without the chip's certificate, and with the rest of the chain.
+fn without_vcek(request: &mut HttpRequest) {
+    change(request, |message| {
+        let chain = &mut message["tee-evidence"]["primary_evidence"]["cert_chain"];
+        let certs = chain.as_array_mut().unwrap();
+        let all = certs.len();
+        certs.retain(|cert| cert["cert_type"] != "VCEK");
+        assert_eq!(certs.len(), all - 1);
+    });
+}
+
+fn vcek() -> Need {
+    let platform = &MACHINE.platform;
+    let path = format!(
+        "vcek/v1/Milan/{}?blSPL={:02}&teeSPL={:02}&snpSPL={:02}&ucodeSPL={:02}",
+        hex::encode(platform.chip_id),
+        platform.bootloader,
+        platform.tee,
+        platform.snp,
+        platform.microcode
+    );
+    Need { source: Source::AmdKds, path }
+}
+
+#[test]
+fn ac_53_certificates_that_evidence_does_not_bring_come_from_the_directory() {
+    let files = tempfile::tempdir().unwrap();
+    let from = || Collector::new(Sources { directory: Some(files.path().into()), ..Sources::default() }).unwrap();
+    refused(&TestBroker::ready().attest_with(&launched(), None, without_vcek).unwrap_err(), 401, "endorsement");
+    refused(
+        &TestBroker::ready_with(from(), SnpRules::default()).attest_with(&launched(), None, without_vcek).unwrap_err(),
+        401,
+        "endorsement",
+    );
+    let file = files.path().join(directory::file_name(&vcek()).unwrap());
+    std::fs::write(&file, &MACHINE.vcek).unwrap();
+    assert!(TestBroker::ready_with(from(), SnpRules::default()).attest_with(&launched(), None, without_vcek).is_ok());
+    // What lies there is verified like anything else.
+    std::fs::write(&file, &MACHINE.ask).unwrap();
+    let broker = TestBroker::ready_with(from(), SnpRules::default());
+    assert!(broker.attest_with(&launched(), None, without_vcek).is_err());
+}
+
+#[test]
+fn ac_53_rules_of_the_configuration_hold_whatever_the_policy_says() {
+    let with = |rules: SnpRules| TestBroker::ready_with(Collector::nowhere(), rules).attest_with(&launched(), None, |_| ());
+    assert!(with(SnpRules { allow_vlek: false, ..SnpRules::default() }).is_ok());
+    refused(&with(SnpRules { require_crl: true, ..SnpRules::default() }).unwrap_err(), 401, "revocation");
+    refused(&with(SnpRules { deny_generations: vec![Generation::Milan], ..SnpRules::default() }).unwrap_err(), 401, "generation");
+    let floor = TcbVersion { fmc: None, bootloader: 4, tee: 0, snp: 25, microcode: 0 };
+    refused(&with(SnpRules { minimum_tcb: vec![(Generation::Milan, floor)], ..SnpRules::default() }).unwrap_err(), 401, "tcb");
+    let met = TcbVersion { snp: 24, ..floor };
+    assert!(with(SnpRules { minimum_tcb: vec![(Generation::Milan, met)], ..SnpRules::default() }).is_ok());
 }

@@ -1,10 +1,12 @@
-//! The simulated machine's identity: three keys, three certificates and the chip's values, and the directory they live in.
+//! The simulated SNP machine's identity: three keys, three certificates and the chip's values, and the directory they live in. A TDX machine
+//! ([`crate::intel`]) is in a directory of its own below.
 //!
 //! Not a place for real keys: whoever can read the directory can make any report under this root, which is the point of a simulation.
 //!
 //! **Invariant:** `platform.json` is written last, so a directory that has it is complete.
 
 use crate::cert::{self, CertError, ChipClaims};
+use crate::intel;
 use nix::fcntl::{Flock, FlockArg};
 use p384::pkcs8::{DecodePrivateKey, EncodePrivateKey, LineEnding};
 use rand_core::{OsRng, RngCore};
@@ -18,12 +20,15 @@ use std::path::{Path, PathBuf};
 /// RSA modulus length of AMD's ARK and ASK.
 pub const RSA_BITS: usize = 4096;
 /// How long before "now" the certificates begin: clocks of broker and workstation may differ.
-const BACKDATE_SECONDS: u64 = 24 * 3600;
-const LIFETIME_SECONDS: u64 = 20 * 365 * 24 * 3600;
+pub(crate) const BACKDATE_SECONDS: u64 = 24 * 3600;
+/// How long they are valid.
+pub(crate) const LIFETIME_SECONDS: u64 = 20 * 365 * 24 * 3600;
 /// A key or certificate file larger than this is not ours.
 const MAX_FILE: u64 = 64 * 1024;
 
 const PLATFORM_FILE: &str = "platform.json";
+/// Where in the directory the simulated TDX machine is.
+pub const TDX_DIR: &str = "tdx";
 
 /// Why an identity could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -175,7 +180,7 @@ pub enum InitOutcome {
     AlreadyThere,
 }
 
-/// Makes a simulated identity in `dir` unless there is one already. Safe to run several times and side by side.
+/// Makes simulated machines in `dir`, one of each kind, unless they are there already. Safe to run several times and side by side.
 pub fn init(dir: &Path, rsa_bits: usize, now: u64) -> Result<InitOutcome, IdentityError> {
     std::fs::create_dir_all(dir).map_err(|source| IdentityError::Io { action: "cannot create", path: dir.into(), source })?;
     let lock_path = dir.join(".lock");
@@ -190,14 +195,16 @@ pub fn init(dir: &Path, rsa_bits: usize, now: u64) -> Result<InitOutcome, Identi
         path: lock_path,
         source: errno.into(),
     })?;
-    match load(dir) {
-        Ok(_) => Ok(InitOutcome::AlreadyThere),
+    let snp = match load(dir) {
+        Ok(_) => InitOutcome::AlreadyThere,
         Err(IdentityError::Absent(_)) => {
             Hierarchy::generate(rsa_bits, now)?.save(dir)?;
-            Ok(InitOutcome::Made)
+            InitOutcome::Made
         }
-        Err(e) => Err(e),
-    }
+        Err(e) => return Err(e),
+    };
+    let tdx = intel::init_locked(&dir.join(TDX_DIR), now)?;
+    Ok(if tdx == InitOutcome::Made { tdx } else { snp })
 }
 
 /// Reads the identity that [`init`] left in `dir`.
@@ -228,7 +235,7 @@ pub fn pem(der: &[u8]) -> Result<String, IdentityError> {
         .map_err(|_| IdentityError::Malformed { path: PathBuf::from("certificate"), expected: "encodable as PEM" })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
     use std::io::Read;
     let fail = |source| IdentityError::Io { action: "cannot read", path: path.into(), source };
     let mut out = Vec::new();
@@ -240,7 +247,7 @@ fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
 }
 
 /// Writes through a temporary name, so that nobody reads half a file, with the mode set before the first byte is in it.
-fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), IdentityError> {
+pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), IdentityError> {
     let fail = |source| IdentityError::Io { action: "cannot write", path: path.into(), source };
     let mut staged = path.as_os_str().to_owned();
     staged.push(".new");

@@ -7,8 +7,9 @@
 
 use crate::identity::{self, Identity, IdentityError};
 use crate::report::{self, Launched};
-use crate::wire::{ReportRequest, write_response};
-use kata_cc_evidence::{HostData, LaunchDigest};
+use crate::wire::{Blobs, Request, write_response};
+use crate::{intel, td};
+use kata_cc_evidence::{HostData, LaunchDigest, ReportData};
 use kata_cc_firmware::measure::snp::{CpuModel, MeasureError, SnpFiles, Vmm, measure_files};
 use rand_core::{OsRng, RngCore};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -39,12 +40,24 @@ pub enum ServeError {
     /// The launch could not be measured.
     #[error("cannot measure the launch")]
     Measure(#[from] MeasureError),
+    /// The launch of a TD could not be measured.
+    #[error("cannot measure the launch")]
+    Td(#[from] td::LaunchError),
     /// `accept` failed for good.
     #[error("cannot accept connections")]
     Accept(#[source] std::io::Error),
 }
 
-/// What a VM was launched with, as the shim tells it.
+/// A VM, as the shim tells of it.
+#[derive(Debug, Clone)]
+pub enum Vm {
+    /// An SNP guest.
+    Snp(Launch),
+    /// A TD.
+    Td(td::Launch),
+}
+
+/// What an SNP guest was launched with.
 #[derive(Debug, Clone)]
 pub struct Launch {
     /// Firmware image.
@@ -118,17 +131,61 @@ impl Drop for Socket {
     }
 }
 
+/// A simulated machine with what it has launched.
+#[derive(Debug)]
+pub enum Machine {
+    /// An SNP machine.
+    Snp(Box<Identity>, Launched),
+    /// A TDX machine.
+    Tdx(Box<intel::Identity>, td::Launched),
+}
+
+impl Machine {
+    /// The machine of `keys` with this VM launched.
+    pub fn launch(keys: &Path, vm: &Vm) -> Result<Self, ServeError> {
+        Ok(match vm {
+            Vm::Snp(launch) => Self::Snp(Box::new(identity::load(keys)?), launch.measure()?),
+            Vm::Td(launch) => Self::Tdx(Box::new(intel::load(&keys.join(identity::TDX_DIR))?), launch.measure()?),
+        })
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Snp(_, launched) => format!("launch digest {} host data {}", launched.measurement, launched.host_data),
+            Self::Tdx(_, td) => {
+                let [rtmr0, rtmr1, rtmr2, _] = td.rtmr;
+                format!("MRTD {} RTMR0 {rtmr0} RTMR1 {rtmr1} RTMR2 {rtmr2} MRCONFIGID {}", td.mr_td, td.mr_config_id)
+            }
+        }
+    }
+
+    fn answer(&self, request: &Request) -> Result<Blobs, String> {
+        let alone = |outblob| Blobs { outblob, auxblob: Vec::new() };
+        match (self, request) {
+            (Self::Snp(identity, launched), Request::Report(request)) => {
+                report::report(identity, launched, request).map_err(|e| e.to_string())
+            }
+            (Self::Snp(..), _) => Err("this is an SNP machine: it has no TDs".into()),
+            (Self::Tdx(identity, td), Request::Report(request)) if request.vmpl == 0 => {
+                td.quote(identity, ReportData(request.report_data)).map(alone).map_err(|e| e.to_string())
+            }
+            (Self::Tdx(..), Request::Report(_)) => Err("this is a TDX machine: a TD has no VMPL".into()),
+            (Self::Tdx(_, td), Request::TdReport(report_data)) => Ok(alone(td.td_report(ReportData(*report_data)).to_vec())),
+            (Self::Tdx(_, td), Request::EventLog) => Ok(alone(td.event_log.clone())),
+        }
+    }
+}
+
 /// Measures the launch and serves requests until the process ends or `accept` fails.
-pub fn run(socket: &Socket, keys: &Path, launch: &Launch) -> Result<(), ServeError> {
-    let identity = identity::load(keys)?;
-    let launched = launch.measure()?;
-    eprintln!("kata-cc-tee-sim: launch digest {} host data {}", launched.measurement, launched.host_data);
-    serve(socket, identity, launched)
+pub fn run(socket: &Socket, keys: &Path, vm: &Vm) -> Result<(), ServeError> {
+    let machine = Machine::launch(keys, vm)?;
+    eprintln!("kata-cc-tee-sim: {}", machine.describe());
+    serve(socket, machine)
 }
 
 /// Serves requests for an already measured launch.
-pub fn serve(socket: &Socket, identity: Identity, launched: Launched) -> Result<(), ServeError> {
-    let shared = Arc::new((identity, launched));
+pub fn serve(socket: &Socket, machine: Machine) -> Result<(), ServeError> {
+    let shared = Arc::new(machine);
     let busy = Arc::new(AtomicUsize::new(0));
     loop {
         let stream = match socket.listener.accept() {
@@ -144,7 +201,7 @@ pub fn serve(socket: &Socket, identity: Identity, launched: Launched) -> Result<
         let shared = Arc::clone(&shared);
         let spawned = std::thread::Builder::new().name("report".into()).spawn(move || {
             let _slot = slot;
-            answer(stream, &shared.0, &shared.1);
+            answer(stream, &shared);
         });
         if let Err(e) = spawned {
             eprintln!("kata-cc-tee-sim: refused a connection: no thread for it: {e}");
@@ -168,16 +225,13 @@ impl Drop for Slot {
     }
 }
 
-fn answer(mut stream: UnixStream, identity: &Identity, launched: &Launched) {
+fn answer(mut stream: UnixStream, machine: &Machine) {
     let outcome = stream
         .set_read_timeout(Some(IO_TIMEOUT))
         .and_then(|()| stream.set_write_timeout(Some(IO_TIMEOUT)))
         .map_err(Into::into)
-        .and_then(|()| ReportRequest::read_from(&mut stream))
-        .and_then(|request| {
-            let answer = report::report(identity, launched, &request).map_err(|e| e.to_string());
-            write_response(&mut stream, &answer)
-        });
+        .and_then(|()| Request::read_from(&mut stream))
+        .and_then(|request| write_response(&mut stream, &machine.answer(&request)));
     if let Err(e) = outcome {
         eprintln!("kata-cc-tee-sim: connection dropped: {e}");
     }

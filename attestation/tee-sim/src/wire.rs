@@ -1,11 +1,12 @@
 //! The little protocol between the guest's file system and the server on the host. Bytes to values and back, no I/O but a stream.
 //!
 //! ```text
-//! request   u32 LE length (= 68) | version u8 = 1 | vmpl u8 | reserved u16 = 0 | report data [64]
+//! request   u32 LE length (= 68) | version u8 = 1 | vmpl u8 | kind u8 | reserved u8 = 0 | report data [64]
 //! response  u32 LE length | status u8 = 0 | outblob length u32 LE | outblob | auxblob
 //!           u32 LE length | status u8 = 1 | reason, UTF-8
 //! ```
-//! One exchange a connection. Both sides bound what they read before they allocate.
+//! Kind 0 asks for the report or quote that goes to others, 1 for a TD's report of itself, 2 for a TD's event log; what is not a report or quote
+//! comes back as `outblob` alone. One exchange a connection. Both sides bound what they read before they allocate.
 
 use std::io::{Read, Write};
 
@@ -48,6 +49,17 @@ pub struct ReportRequest {
     pub vmpl: u8,
 }
 
+/// Anything a guest asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// The report or quote that goes to others.
+    Report(ReportRequest),
+    /// A TD's report of itself, over free bytes.
+    TdReport([u8; 64]),
+    /// The event log of a TD's launch.
+    EventLog,
+}
+
 /// What comes back: the two files of the kernel's interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blobs {
@@ -60,10 +72,22 @@ pub struct Blobs {
 impl ReportRequest {
     /// Sends the request.
     pub fn write_to(&self, stream: &mut impl Write) -> Result<(), WireError> {
+        Request::Report(self.clone()).write_to(stream)
+    }
+}
+
+impl Request {
+    /// Sends the request.
+    pub fn write_to(&self, stream: &mut impl Write) -> Result<(), WireError> {
+        let (kind, vmpl, report_data) = match self {
+            Self::Report(request) => (0, request.vmpl, request.report_data),
+            Self::TdReport(report_data) => (1, 0, *report_data),
+            Self::EventLog => (2, 0, [0; 64]),
+        };
         let mut message = Vec::with_capacity(4 + REQUEST_LEN);
         message.extend_from_slice(&(REQUEST_LEN as u32).to_le_bytes());
-        message.extend_from_slice(&[VERSION, self.vmpl, 0, 0]);
-        message.extend_from_slice(&self.report_data);
+        message.extend_from_slice(&[VERSION, vmpl, kind, 0]);
+        message.extend_from_slice(&report_data);
         stream.write_all(&message)?;
         stream.flush()?;
         Ok(())
@@ -77,16 +101,15 @@ impl ReportRequest {
         }
         let mut head = [0u8; 4];
         stream.read_exact(&mut head)?;
-        let [version, vmpl, reserved_0, reserved_1] = head;
-        if version != VERSION {
-            return Err(WireError::Malformed("unknown version, expected 1"));
-        }
-        if reserved_0 != 0 || reserved_1 != 0 {
-            return Err(WireError::Malformed("reserved bytes are not zero"));
-        }
         let mut report_data = [0u8; 64];
         stream.read_exact(&mut report_data)?;
-        Ok(Self { report_data, vmpl })
+        match head {
+            [VERSION, vmpl, 0, 0] => Ok(Self::Report(ReportRequest { report_data, vmpl })),
+            [VERSION, 0, 1, 0] => Ok(Self::TdReport(report_data)),
+            [VERSION, 0, 2, 0] if report_data == [0; 64] => Ok(Self::EventLog),
+            [VERSION, ..] => Err(WireError::Malformed("unknown kind, or bytes that are not used are not zero")),
+            _ => Err(WireError::Malformed("unknown version, expected 1")),
+        }
     }
 }
 
@@ -146,24 +169,38 @@ fn read_length(stream: &mut impl Read) -> Result<usize, WireError> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn request_survives_the_wire() {
-        let request = ReportRequest { report_data: [7; 64], vmpl: 0 };
+    fn sent(request: &Request) -> Vec<u8> {
         let mut bytes = Vec::new();
         request.write_to(&mut bytes).unwrap();
-        assert_eq!(ReportRequest::read_from(&mut bytes.as_slice()).unwrap(), request);
+        bytes
     }
 
     #[test]
-    fn refuses_a_request_of_any_other_length_or_version() {
-        let mut good = Vec::new();
-        ReportRequest { report_data: [7; 64], vmpl: 0 }.write_to(&mut good).unwrap();
-        for (at, value) in [(0, 67), (1, 1), (3, 0xff), (4, 2), (6, 1), (7, 1)] {
+    fn requests_survive_the_wire() {
+        let report = ReportRequest { report_data: [7; 64], vmpl: 3 };
+        for request in [Request::Report(report.clone()), Request::TdReport([7; 64]), Request::EventLog] {
+            assert_eq!(Request::read_from(&mut sent(&request).as_slice()).unwrap(), request);
+        }
+        let mut bytes = Vec::new();
+        report.write_to(&mut bytes).unwrap();
+        assert_eq!(bytes, sent(&Request::Report(report)));
+    }
+
+    #[test]
+    fn refuses_a_request_of_any_other_length_version_or_kind() {
+        let good = sent(&Request::Report(ReportRequest { report_data: [7; 64], vmpl: 0 }));
+        for (at, value) in [(0, 67), (1, 1), (3, 0xff), (4, 2), (6, 3), (7, 1)] {
             let mut bytes = good.clone();
             bytes[at] = value;
-            assert!(ReportRequest::read_from(&mut bytes.as_slice()).is_err(), "byte {at}");
+            assert!(Request::read_from(&mut bytes.as_slice()).is_err(), "byte {at}");
         }
-        assert!(ReportRequest::read_from(&mut &good[..40]).is_err());
+        assert!(Request::read_from(&mut &good[..40]).is_err());
+        // Privilege level and report data where they mean nothing.
+        for (request, at) in [(Request::TdReport([7; 64]), 5), (Request::EventLog, 5), (Request::EventLog, 70)] {
+            let mut bytes = sent(&request);
+            bytes[at] = 1;
+            assert!(Request::read_from(&mut bytes.as_slice()).is_err(), "{request:?}");
+        }
     }
 
     #[test]

@@ -1,13 +1,15 @@
-//! The report interface through the real kernel's FUSE, as the agent will use it. Needs root and /dev/fuse; skips loudly without.
+//! The report interface and the TDX device through the real kernel's FUSE, as the agent will use them. Needs root and /dev/fuse; skips loudly without.
 
-#![allow(clippy::unwrap_used)] // helpers of tests: to panic is to fail
+#![allow(clippy::unwrap_used, unsafe_code)] // helpers of tests: to panic is to fail; ioctl(2) on the device
 
-use kata_cc_tee_sim::guest::serve_from;
-use kata_cc_tee_sim::guest::tsm::{Hardware, Refusal};
+use kata_cc_tee_sim::guest::device::TdReports;
+use kata_cc_tee_sim::guest::tsm::{Hardware, Provider, Refusal};
+use kata_cc_tee_sim::guest::{serve_device, serve_from};
 use kata_cc_tee_sim::wire::Blobs;
 use nix::mount::{MntFlags, umount2};
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::mpsc;
 
@@ -33,6 +35,42 @@ fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
     result.unwrap_err().raw_os_error().unwrap()
 }
 
+/// A TD's report of itself with its report data in every field.
+impl TdReports for Echo {
+    fn td_report(&self, report_data: &[u8; 64]) -> Result<Vec<u8>, Refusal> {
+        Ok(report_data.repeat(16))
+    }
+}
+
+mod ioctl {
+    nix::ioctl_readwrite!(get_report0, b'T', 1, [u8; 1088]);
+    nix::ioctl_readwrite!(other, b'T', 2, [u8; 1088]);
+}
+
+#[test]
+fn the_device_answers_its_ioctl() {
+    if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+        eprintln!("SKIPPED: needs root and /dev/fuse");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("tdx_guest");
+    fs::write(&at, b"").unwrap();
+    if let Err(e) = serve_device(&at, Echo) {
+        eprintln!("SKIPPED: cannot mount FUSE here: {e:?}");
+        return;
+    }
+    let _mounted = Mounted(&at);
+    let device = fs::File::open(&at).unwrap();
+    let mut request = [0u8; 1088];
+    request[..64].fill(7);
+    // SAFETY: the file is open, and `request` has the 1088 bytes that the number says are read and written.
+    assert_eq!(unsafe { ioctl::get_report0(device.as_raw_fd(), &raw mut request) }, Ok(0));
+    assert_eq!(request, [7; 1088]);
+    // SAFETY: as above.
+    assert_eq!(unsafe { ioctl::other(device.as_raw_fd(), &raw mut request) }, Err(nix::errno::Errno::ENOTTY));
+}
+
 #[test]
 fn the_mount_behaves_as_the_kernels_report_interface() {
     if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
@@ -44,7 +82,7 @@ fn the_mount_behaves_as_the_kernels_report_interface() {
     let (ready, is_ready) = mpsc::channel();
     let server = std::thread::spawn({
         let at = at.clone();
-        move || serve_from(&at, Echo, || ready.send(()).map_err(std::io::Error::other))
+        move || serve_from(&at, Echo, Provider::SevGuest, || ready.send(()).map_err(std::io::Error::other))
     });
     if is_ready.recv().is_err() {
         let e = server.join().unwrap().unwrap_err();

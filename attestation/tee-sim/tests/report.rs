@@ -3,7 +3,7 @@
 use kata_cc_evidence::{HostData, LaunchDigest, ReportData, snp};
 use kata_cc_tee_sim::identity::{self, Hierarchy, InitOutcome};
 use kata_cc_tee_sim::report::Launched;
-use kata_cc_tee_sim::serve::{Socket, serve};
+use kata_cc_tee_sim::serve::{Machine, Socket, serve};
 use kata_cc_tee_sim::wire::{Blobs, ReportRequest, WireError, read_response};
 use kata_cc_verifier::checks::Checks;
 use kata_cc_verifier::collateral::Collateral;
@@ -34,7 +34,7 @@ fn reports_verify_under_a_configured_simulated_root_and_nowhere_else() {
     let ark = identity::pem(&identity.ark).unwrap();
     let platform = identity.platform.clone();
     let socket = Socket::bind(&path).unwrap();
-    std::thread::spawn(move || serve(&socket, identity, launched()));
+    std::thread::spawn(move || serve(&socket, Machine::Snp(Box::new(identity), launched())));
 
     let request = ReportRequest { report_data: [0x52; 64], vmpl: 0 };
     let blobs = ask(&path, &request).unwrap();

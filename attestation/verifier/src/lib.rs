@@ -15,7 +15,9 @@
 pub mod checks;
 pub mod collateral;
 pub mod eventlog;
+pub mod se;
 pub mod snp;
+pub mod tdx;
 #[cfg(test)]
 mod vectors;
 
@@ -99,6 +101,12 @@ pub enum VerifyError {
     /// SNP evidence did not verify.
     #[error("SNP evidence is refused: {0}")]
     Snp(#[from] snp::SnpError),
+    /// TDX evidence did not verify.
+    #[error("TDX evidence is refused: {0}")]
+    Tdx(#[from] tdx::TdxError),
+    /// Evidence of Secure Execution did not verify, or no request for it can be made.
+    #[error("Secure Execution evidence is refused: {0}")]
+    Se(#[from] se::SeError),
 }
 
 impl VerifyError {
@@ -109,6 +117,8 @@ impl VerifyError {
             Self::Unsupported { .. } | Self::NoTrust { .. } => "tee",
             Self::Malformed { .. } | Self::Raw { .. } => "evidence-form",
             Self::Snp(error) => error.rule(),
+            Self::Tdx(error) => error.rule(),
+            Self::Se(error) => error.rule(),
         }
     }
 }
@@ -117,6 +127,15 @@ impl VerifyError {
 pub trait Verifier: Send + Sync {
     /// The kind it verifies.
     fn tee(&self) -> TeeType;
+
+    /// What a guest of this kind must be asked before it can make evidence, in the kind's JSON form; nothing for kinds whose evidence needs no request.
+    ///
+    /// # Errors
+    /// When the kind needs a request and none can be made by what is trusted.
+    fn challenge(&self, now_unix: u64) -> Result<Option<Value>, VerifyError> {
+        let _ = now_unix;
+        Ok(None)
+    }
 
     /// Collateral that [`Verifier::verify`] will look for, by what the evidence says of itself. Nothing is verified yet, so the list is short and
     /// says nothing but where to look. Evidence that is malformed needs nothing: `verify` says why.
@@ -157,6 +176,10 @@ pub trait Verifier: Send + Sync {
 pub struct Trust {
     /// Of SNP evidence.
     pub snp: snp::SnpTrust,
+    /// Of TDX evidence.
+    pub tdx: tdx::TdxTrust,
+    /// Of Secure Execution evidence. Without it there is nobody who could have asked for any, and it is refused.
+    pub se: Option<se::SeTrust>,
 }
 
 /// All verifiers, and the one place that says which kind has which.
@@ -164,11 +187,22 @@ pub struct Verifiers {
     all: Vec<Box<dyn Verifier>>,
 }
 
+impl Trust {
+    /// The makers' roots alone, with the default rules.
+    #[must_use]
+    pub fn hardware() -> Self {
+        Self { snp: snp::RootSet::amd().into(), tdx: tdx::RootSet::intel().into(), se: None }
+    }
+}
+
 impl Verifiers {
     /// With what is trusted.
     #[must_use]
     pub fn new(trust: Trust) -> Self {
-        Self { all: vec![Box::new(snp::SnpVerifier { trust: trust.snp })] }
+        let mut all: Vec<Box<dyn Verifier>> =
+            vec![Box::new(snp::SnpVerifier { trust: trust.snp }), Box::new(tdx::TdxVerifier { trust: trust.tdx })];
+        all.extend(trust.se.map(|trust| Box::new(se::SeVerifier { trust }) as Box<dyn Verifier>));
+        Self { all }
     }
 
     /// The kinds that can be verified.
@@ -198,10 +232,10 @@ mod tests {
 
     #[test]
     fn sample_evidence_is_always_refused_and_others_are_unsupported() {
-        let verifiers = Verifiers::new(Trust { snp: snp::RootSet::amd().into() });
+        let verifiers = Verifiers::new(Trust::hardware());
         for tee in TeeType::ALL {
             match (tee, verifiers.get(tee)) {
-                (TeeType::Snp, Ok(verifier)) => assert_eq!(verifier.tee(), tee),
+                (TeeType::Snp | TeeType::Tdx, Ok(verifier)) => assert_eq!(verifier.tee(), tee),
                 (TeeType::Sample | TeeType::SampleDevice, Err(VerifyError::NoTrust { .. })) => {}
                 (_, Err(VerifyError::Unsupported { .. })) => {}
                 (tee, _) => panic!("{tee} is treated wrongly"),
@@ -211,7 +245,7 @@ mod tests {
 
     #[test]
     fn malformed_evidence_is_refused_by_name() {
-        let verifiers = Verifiers::new(Trust { snp: snp::RootSet::amd().into() });
+        let verifiers = Verifiers::new(Trust::hardware());
         let expected = Expected { report_data: Some(&ReportData::ZERO), initdata_digest: None, now_unix: 0 };
         for evidence in [Value::Null, serde_json::json!({}), serde_json::json!({"svn": "1", "report_data": "AAAA"})] {
             let refused =

@@ -152,7 +152,7 @@ fn the_fetched_certificate_serves_a_report_that_brings_none() {
     let bare = Evidence::new(good.report().clone(), None).expect("well formed");
     let pem = [world::pem(&world.root_der()), world::pem(&world.ask.signed_by(&world.root_key))].concat();
     let roots = RootSet::amd().with_simulated("lab", pem.as_bytes()).expect("roots");
-    let verifiers = Verifiers::new(Trust { snp: roots.clone().into() });
+    let verifiers = Verifiers::new(Trust { snp: roots.clone().into(), ..Trust::hardware() });
     let needs = verifiers.get(TeeType::Snp).expect("listed").needs(&serde_json::to_value(&bare).expect("serialises"));
     let [vcek, list] = needs.as_slice() else { panic!("{needs:?}") };
     assert_eq!(*list, need());
@@ -173,7 +173,7 @@ fn the_fetched_certificate_serves_a_report_that_brings_none() {
 
 #[test]
 fn needs_are_made_of_fixed_words_and_digits() {
-    let verifiers = Verifiers::new(Trust { snp: RootSet::amd().into() });
+    let verifiers = Verifiers::new(Trust::hardware());
     let needs = |report: Report| {
         let evidence = Evidence::new(report, None).expect("well formed");
         let evidence = serde_json::to_value(evidence).expect("serialises");

@@ -273,7 +273,7 @@ fn evidence_without_certificates_says_where_to_fetch_them() {
 #[test]
 fn the_verifier_of_the_broker_says_the_same() {
     let world = World::new();
-    let verifiers = Verifiers::new(Trust { snp: world.roots().into() });
+    let verifiers = Verifiers::new(Trust { snp: world.roots().into(), ..Trust::hardware() });
     let json = serde_json::to_value(world.evidence()).expect("serialises");
     let mut digest = [0x52; 48];
     digest[40] = 1;

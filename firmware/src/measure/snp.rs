@@ -5,7 +5,7 @@
 //! The order is the VMM's: firmware pages, the sections of the firmware's SEV metadata, then one VMSA page per vCPU.
 //!
 //! This file composes; [`firmware`] reads images, [`hashes`] makes the kernel hash page, [`vmsa`] the initial register
-//! state, [`chain`] the digest, [`cpu`] names CPU models. Memory size, disks and network are not part of the measurement.
+//! state, [`chain`] the digest, [`cpu`] names CPU models, [`range`] makes many digests of one image. Memory size, disks and network are not part of the measurement.
 //!
 //! Invariant: an image the hardware could not launch as described is refused, not measured to something plausible.
 
@@ -13,6 +13,7 @@ pub mod chain;
 pub mod cpu;
 pub mod firmware;
 pub mod hashes;
+pub mod range;
 pub mod vmsa;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ pub use chain::LaunchDigest;
 pub use cpu::{CpuModel, CpuSignature, UnknownCpuModel};
 pub use firmware::{FirmwareError, MAX_FIRMWARE_BYTES, SectionKind, SnpFirmware};
 pub use hashes::KernelHashes;
+pub use range::CpuDigests;
 pub use vmsa::{UnknownVmm, Vmm};
 
 use crate::footer::PAGE;

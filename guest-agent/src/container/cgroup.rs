@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::PathBuf;
 
 use kata_cc_agent_protocol::rpc::{agent, oci, protobuf::MessageField};
@@ -14,6 +15,9 @@ use tokio::io::unix::AsyncFd;
 use super::ContainerId;
 use crate::descriptor::watched;
 use crate::init::cgroup::{CONTAINERS, ROOT};
+
+/// How many groups beneath a container's are looked at.
+const MAX_GROUPS: usize = 1024;
 
 /// The group of one container.
 #[derive(Debug, Clone)]
@@ -27,8 +31,38 @@ impl Group {
     }
 
     #[cfg(test)]
-    fn at(path: &std::path::Path) -> Self {
+    pub(crate) fn at(path: &std::path::Path) -> Self {
         Self(path.to_owned())
+    }
+
+    /// Whether it has this number: of the directory, which is the kernel's own for the group.
+    #[must_use]
+    pub(crate) fn is(&self, number: u64) -> bool {
+        fs::symlink_metadata(&self.0).is_ok_and(|group| group.is_dir() && group.ino() == number)
+    }
+
+    /// Whether a group beneath it has this number. A container can make such groups if it has control groups that it may write to.
+    #[must_use]
+    pub(crate) fn holds(&self, number: u64) -> bool {
+        let mut todo = vec![self.0.clone()];
+        let mut seen = 0;
+        while let Some(directory) = todo.pop() {
+            for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+                // The entry's own kind, which for a link is a link.
+                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    continue;
+                }
+                if entry.ino() == number {
+                    return true;
+                }
+                seen += 1;
+                if seen > MAX_GROUPS {
+                    return false;
+                }
+                todo.push(entry.path());
+            }
+        }
+        false
     }
 
     /// A file of the group.

@@ -23,7 +23,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::measure::Identity;
 use crate::reaper::{Exit, ExitCode};
+use crate::sealed::Opened;
 use process::Process;
 
 /// Bound on containers of a pod, sandbox included.
@@ -186,6 +188,10 @@ pub(crate) struct Container {
     pub(crate) steps: tokio::sync::Mutex<State>,
     /// The file with its last words, if it has one.
     pub(crate) termination_log: OnceLock<PathBuf>,
+    /// What the event log calls it, once its image is there.
+    pub(crate) identity: OnceLock<Identity>,
+    /// Its sealed secrets, once they are open.
+    pub(crate) secrets: OnceLock<Opened>,
     processes: Mutex<HashMap<String, Arc<Process>>>,
     /// The name the host gave the first process, besides the empty one and the container's.
     first: String,
@@ -200,6 +206,8 @@ impl Container {
             kind,
             steps: tokio::sync::Mutex::new(State::Creating),
             termination_log: OnceLock::new(),
+            identity: OnceLock::new(),
+            secrets: OnceLock::new(),
             processes: Mutex::default(),
             first: first.to_owned(),
         }

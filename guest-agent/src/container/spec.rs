@@ -159,11 +159,8 @@ fn process_json(process: &oci::Process) -> Result<Value, SpecError> {
         return Err(unsupported("a relative working directory", "give an absolute one"));
     }
     if process.Env.iter().any(|variable| is_sealed(variable)) {
-        // Never start with the sealed text: the program would take it for the secret.
-        return Err(unsupported(
-            "a sealed secret in the environment",
-            "read the resource from http://127.0.0.1:8006/cdh/resource/ instead",
-        ));
+        // They are opened before this (see `crate::sealed`). Never start with the sealed text: the program would take it for the secret.
+        return Err(unsupported("a sealed secret in the environment that was not opened", "this is a fault of the agent's"));
     }
     let user = &process.User;
     let mut value = json!({

@@ -20,11 +20,16 @@ use crate::container::helper::Verb;
 use crate::container::{Container, ContainerError, ContainerId, Kind, State, rootfs, spec};
 use crate::errors::{RpcError, at};
 use crate::guest::Guest;
+use crate::measure::{self, Identity};
 use crate::reaper::ended;
+use crate::sealed::{Sealed, Unsealer, volume};
 use crate::{storage, sysctl};
 
 /// What the CRI calls the type of a container.
 const CRI_CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+
+/// What the CRI calls the name of a container in its pod.
+const CRI_CONTAINER_NAME: &str = "io.kubernetes.cri.container-name";
 
 /// How many of a container's last words Kubernetes takes.
 const MAX_TERMINATION_LOG: u64 = 4096;
@@ -152,18 +157,27 @@ async fn prepare(
     let id = &container.id;
     let place = spec::Place { id: id.as_str(), rootfs: &rootfs::mount_point(id) };
     // Everything that can be refused without pulling is refused before.
-    let adapted = spec::adapt(oci, place)?;
     check_bind_sources(oci)?;
+    let (sealed, without) = Sealed::find(oci)?;
+    let mut adapted = spec::adapt(&without, place)?;
     note_what_is_left_out(id, oci);
     for other in request.storages.iter().filter(|storage| storage.driver != DRIVER_IMAGE_GUEST_PULL) {
         add_storage(guest, other)?;
     }
     let began = Instant::now();
-    let layers = guest.images.pull(reference).await?;
-    rootfs::mount(id, &layers)?;
+    let name = oci.Annotations.get(CRI_CONTAINER_NAME).map_or(id.as_str(), String::as_str).to_owned();
+    let unsealer = Unsealer { gate: &guest.gate, broker: guest.broker.as_ref(), container: id, name: &name };
+    let pull = async { guest.images.pull(reference).await.map_err(RpcError::from) };
+    let open = async { sealed.open(unsealer).await.map_err(RpcError::from) };
+    let (image, mut opened) = tokio::try_join!(pull, open)?;
+    measure::image(guest.attester.log(), reference, &image.digest)?;
+    let _ = container.identity.set(Identity { name, image: image.digest });
+    rootfs::mount(id, &image.layers)?;
     guest.timeline.since("image", began);
 
     let began = Instant::now();
+    opened.put(id, &mut adapted)?;
+    let _ = container.secrets.set(opened);
     let bundle = id.bundle();
     fs::create_dir_all(&bundle).map_err(at("making the bundle"))?;
     adapted.save(bundle.join("config.json")).map_err(|error| at("writing the specification")(std::io::Error::other(error.to_string())))?;
@@ -238,6 +252,9 @@ pub(super) async fn start(guest: &Arc<Guest>, request: Allowed<agent::StartConta
     // The lock may have been long in coming.
     decision.renew()?;
     if let Kind::Workload = container.kind {
+        if let Some(identity) = container.identity.get() {
+            measure::start(guest.attester.log(), identity)?;
+        }
         let began = guest.runtime.run(Verb::Start, &container.id, &container.id.bundle()).await;
         if let Err(error) = began {
             *state = State::Failed;
@@ -322,7 +339,8 @@ async fn clear(guest: &Arc<Guest>, container: &Container) -> Result<(), RpcError
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(at("removing the bundle")(error)),
         _ => Ok(()),
     };
-    result.and(unmounted).and(deleted)
+    let wiped = volume::remove(id).map_err(at("removing the container's secrets"));
+    result.and(unmounted).and(deleted).and(wiped)
 }
 
 pub(super) async fn update(guest: &Arc<Guest>, request: Allowed<agent::UpdateContainerRequest>) -> Result<Empty, RpcError> {

@@ -16,6 +16,7 @@ use crate::container::process::Process;
 use crate::container::{Container, ContainerError, ContainerId, Kind, State, spec};
 use crate::errors::{RpcError, at};
 use crate::guest::Guest;
+use crate::measure;
 use crate::reaper::ended;
 
 /// Directory in a bundle for what belongs to executed processes.
@@ -37,7 +38,10 @@ pub(super) async fn exec(guest: &Arc<Guest>, request: Allowed<agent::ExecProcess
         return Err(RpcError::Invalid("users are given by number".to_owned()));
     }
     let process = request.process.as_ref().ok_or(RpcError::Spec(spec::SpecError::Missing("process")))?;
-    let adapted = spec::adapt_process(process)?;
+    let adapted = match container.secrets.get() {
+        Some(secrets) => spec::adapt_process(&secrets.in_process(process)?)?,
+        None => spec::adapt_process(process)?,
+    };
     // The container may not be removed while a process enters its namespaces (AC-33).
     let state = container.steps.lock().await;
     expect(&container, *state, State::Started)?;
@@ -52,6 +56,9 @@ pub(super) async fn exec(guest: &Arc<Guest>, request: Allowed<agent::ExecProcess
     }
     if container.has_live_process(exec_id.as_str()) {
         return Err(ContainerError::ProcessExists(container.id.clone(), request.exec_id).into());
+    }
+    if let Some(identity) = container.identity.get() {
+        measure::exec(guest.attester.log(), identity, &process.Args)?;
     }
     let directory = container.id.bundle().join(EXEC_DIR).join(exec_id.as_str());
     let result = launch(guest, &container, &directory, &adapted, process.Terminal).await;

@@ -13,6 +13,7 @@ use crate::container::ContainerError;
 use crate::copy_file::{self, CopyFile};
 use crate::errors::{RpcError, at};
 use crate::guest::Guest;
+use crate::measure;
 use crate::storage;
 
 /// Where the guest's own resolver looks. Containers bring a file of their own.
@@ -113,7 +114,7 @@ pub(super) async fn set_policy(guest: &Arc<Guest>, request: Allowed<SetPolicy>) 
     let SetPolicy(request) = request.into_inner();
     let policy = SignedPolicy::verify(request.policy.as_bytes(), &guest.policy_keys)?;
     let version = policy.version();
-    guest.gate.replace(policy)?;
+    guest.gate.replace_after(policy, || Ok::<(), RpcError>(measure::policy(guest.attester.log(), request.policy.as_bytes(), version)?))?;
     tracing::info!(version, "policy replaced");
     Ok(Empty::default())
 }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::cpus::Vcpus;
 use crate::tee::TeeKind;
+use crate::tee::sim::SimulatedTee;
 
 /// Where the configuration is looked for when nobody names a file.
 pub const DEFAULT_PATH: &str = "/etc/kata-cc/config.toml";
@@ -118,6 +119,9 @@ pub struct SimulationConfig {
     pub tee_sim: PathBuf,
     /// Its key directory, as made by `kata-cc-tee-sim init`.
     pub keys: PathBuf,
+    /// Which TEE is simulated: `snp` or `tdx`. Default: `snp`.
+    #[serde(default)]
+    pub tee: SimulatedTee,
     /// The processor the launch digest is computed for.
     #[serde(default = "default_sim_vcpu_type")]
     pub vcpu_type: String,

@@ -361,7 +361,7 @@ pub fn plan(config: &Config, request: &PodRequest) -> Result<LaunchPlan, PlanErr
         firmware: config.firmware.clone(),
         kernel: config.kernel.clone(),
         initrd: config.initrd.clone(),
-        cmdline: config.kernel_params.clone(),
+        cmdline: cmdline(config),
         initdata_digest,
         vsock,
         disks: vec![Disk { id: "initdata".into(), path: dir.join("initdata.img"), read_only: true }],
@@ -449,11 +449,19 @@ pub fn guest_port_socket(socket: &Path, port: u32) -> PathBuf {
     path.into()
 }
 
+fn cmdline(config: &Config) -> String {
+    match (config.tee, &config.simulation) {
+        (TeeKind::Sim, Some(simulation)) => simulation.tee.cmdline(&config.kernel_params),
+        _ => config.kernel_params.clone(),
+    }
+}
+
 fn tee(config: &Config, dir: &Path) -> Tee {
     match (config.tee, &config.simulation) {
         (TeeKind::Sim, Some(simulation)) => Tee::Sim(sim::Sim {
             tee_sim: simulation.tee_sim.clone(),
             keys: simulation.keys.clone(),
+            simulated: simulation.tee,
             vcpu_type: simulation.vcpu_type.clone(),
             guest_features: simulation.guest_features,
             socket: guest_port_socket(&dir.join("vsock.sock"), sim::REPORT_PORT),

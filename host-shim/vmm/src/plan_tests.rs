@@ -144,3 +144,23 @@ fn reads_ethernet_addresses_strictly() {
         assert!(text.parse::<Mac>().is_err(), "{text:?}");
     }
 }
+
+#[test]
+fn a_simulated_td_differs_from_a_simulated_snp_guest_in_what_the_simulation_is_told() {
+    let simulated = |extra: &str| {
+        let plan = plan(&Config::parse(&format!("{SIM}{extra}\n")).unwrap(), &request()).unwrap();
+        let Tee::Sim(sim) = &plan.tee else { panic!("not simulated") };
+        let words: Vec<String> = sim.service_arguments(&plan).into_iter().map(|word| word.into_string().unwrap()).collect();
+        let value = |name: &str| words.iter().position(|word| word == name).and_then(|at| words.get(at + 1).cloned());
+        (plan.cmdline.clone(), value("--append"), value("--tee"), value("--host-data"), value("--mr-config-id"), value("--vcpu-type"))
+    };
+    let digest = "ab".repeat(32);
+    let (cmdline, append, tee, host_data, mr_config_id, vcpu_type) = simulated("");
+    assert_eq!((tee, host_data, mr_config_id, vcpu_type), (None, Some(digest.clone()), None, Some("EPYC-v4".into())));
+    assert_eq!(append, Some(cmdline.clone()));
+    let (td_cmdline, append, tee, host_data, mr_config_id, vcpu_type) = simulated("tee = \"tdx\"");
+    let padded = format!("{digest}{}", "00".repeat(16));
+    assert_eq!((tee, host_data, mr_config_id, vcpu_type), (Some("tdx".into()), None, Some(padded), None));
+    assert_eq!((td_cmdline, append), (format!("tee_sim=tdx {cmdline}"), Some(format!("tee_sim=tdx {cmdline}"))));
+    assert!(Config::parse(&format!("{SIM}tee = \"se\"\n")).is_err());
+}

@@ -74,22 +74,26 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker named `name` on `port`; `simulated_root` is the certificate it shall trust by name, if any.
+    /// Starts a broker named `name` on `port` that takes the manifests of `signer`; `simulated_root` is the certificate it shall trust by
+    /// name, if any.
     pub(crate) fn start(
         artifacts: &Artifacts,
         work: &Path,
         tls: &Tls,
         name: &'static str,
         port: u16,
+        signer: &Path,
         simulated_root: Option<&Path>,
     ) -> Result<Self> {
         let data = work.join(name);
         fs::create_dir_all(&data)?;
         let mut config = format!(
-            "listen = \"{GATEWAY}:{port}\"\ndata_dir = \"{}\"\n\n[tls]\ncertificate = \"{}\"\nprivate_key = \"{}\"\n",
+            "listen = \"{GATEWAY}:{port}\"\ndata_dir = \"{}\"\n\n[tls]\ncertificate = \"{}\"\nprivate_key = \"{}\"\n\n[references]\nsigners = [\"{}\"]\n\
+             development = [\"simulation\"]\n",
             data.display(),
             tls.certificate.display(),
-            tls.key.display()
+            tls.key.display(),
+            signer.display()
         );
         if let Some(root) = simulated_root {
             config.push_str(&format!("\n[[simulated_roots]]\nname = \"lab\"\ncertificate = \"{}\"\n", root.display()));

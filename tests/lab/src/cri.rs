@@ -28,6 +28,10 @@ pub(crate) struct PodSpec {
     pub(crate) image: String,
     /// What runs in the container.
     pub(crate) command: Vec<String>,
+    /// Its variables, beside those of the image.
+    pub(crate) env: Vec<(String, String)>,
+    /// Directories of the host's, read-only at a place in the container: what the kubelet makes of volumes.
+    pub(crate) volumes: Vec<(PathBuf, String)>,
 }
 
 /// A connection to containerd's CRI plugin.
@@ -93,6 +97,17 @@ impl Cri {
             metadata: Some(cri::ContainerMetadata { name: pod.name.clone(), attempt: 0 }),
             image: Some(cri::ImageSpec { image: pod.image.clone(), ..Default::default() }),
             command: pod.command.clone(),
+            envs: pod.env.iter().map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone() }).collect(),
+            mounts: pod
+                .volumes
+                .iter()
+                .map(|(host, container)| cri::Mount {
+                    host_path: host.display().to_string(),
+                    container_path: container.clone(),
+                    readonly: true,
+                    ..Default::default()
+                })
+                .collect(),
             log_path: format!("{}.log", pod.name),
             linux: Some(cri::LinuxContainerConfig { security_context: Some(container_security()), ..Default::default() }),
             ..Default::default()

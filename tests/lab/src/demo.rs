@@ -92,7 +92,8 @@ pub(crate) async fn start_pod(cri: &mut Cri, pod: &PodSpec) -> Result<Running> {
     }
 }
 
-async fn start_container(cri: &mut Cri, pod: &PodSpec, sandbox: &str) -> Result<String> {
+/// Pulls, creates and starts a pod's container in a sandbox that runs.
+pub(crate) async fn start_container(cri: &mut Cri, pod: &PodSpec, sandbox: &str) -> Result<String> {
     cri.pull(pod).await.context("PullImage")?;
     let container = cri.create(sandbox, pod).await.context("CreateContainer")?;
     if let Err(error) = cri.start(&container).await.context("StartContainer") {

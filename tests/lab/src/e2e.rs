@@ -58,6 +58,11 @@ pub(crate) async fn run_all(world: &mut World, tally: &mut Tally) -> Result<()> 
     tally.note("reports the exit code of the workload", exit_code(world).await);
     tally.note("runs a container without a pod, by ctr run", crate::single::single_container(world));
     tally.note("denies a second container that the policy does not expect (AC-27)", second_container(world).await);
+    tally.note(
+        "opens sealed secrets in variables and files, and refuses those that are not signed or not the container's",
+        crate::secrets::sealed_secrets(world).await,
+    );
+    tally.note("gives a container what is its own and nothing of another's", crate::secrets::resources_by_container(world).await);
     tally.note("leaves the layers to the guest: containerd holds no layer blob", no_layers(world));
     tally.note("keeps secrets out of every file and command line of the host (AC-61)", canaries(world).await);
     tally.note("keeps its run directory to itself (AC-67)", private_run_dir(world).await);
@@ -124,7 +129,7 @@ async fn changed_document(world: &World) -> Result<()> {
 }
 
 /// Starts a pod that must not run, for the reason that holds these words.
-async fn refused_with(world: &World, recipe: &Recipe, words: &[&str]) -> Result<()> {
+pub(crate) async fn refused_with(world: &World, recipe: &Recipe, words: &[&str]) -> Result<()> {
     let pod = world.pod(recipe)?;
     let mut cri = world.cri().await?;
     match start_pod(&mut cri, &pod).await {

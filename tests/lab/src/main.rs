@@ -15,6 +15,7 @@ mod namespaces;
 mod process;
 mod registry;
 mod report;
+mod secrets;
 mod single;
 mod world;
 

@@ -48,6 +48,14 @@ pub(crate) struct Recipe {
     pub(crate) changed_document: bool,
     /// Whether the initdata names the broker that knows the simulated root.
     pub(crate) knowing_broker: bool,
+    /// What the container has beside its image.
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) volumes: Vec<(PathBuf, String)>,
+    /// What the policy's description says of the container besides, and what of other ones by their names; those run the same.
+    pub(crate) container: serde_json::Value,
+    pub(crate) others: Vec<(String, serde_json::Value)>,
+    /// Keys at the broker that sealed secrets may be signed with.
+    pub(crate) sealing_keys: Vec<String>,
 }
 
 impl Recipe {
@@ -63,6 +71,11 @@ impl Recipe {
             host_owned: false,
             changed_document: false,
             knowing_broker: true,
+            env: Vec::new(),
+            volumes: Vec::new(),
+            container: serde_json::json!({}),
+            others: Vec::new(),
+            sealing_keys: Vec::new(),
         }
     }
 }
@@ -224,14 +237,15 @@ impl World {
         let sim = work.join("sim");
         run_with(Command::new(artifacts.bin("kata-cc-tee-sim")).arg("init").arg("--keys").arg(&sim))?;
         let tls = Tls::make(work)?;
-        let broker = Broker::start(&artifacts, work, &tls, "kbs", 8443, Some(&sim.join("ark.pem")))?;
-        let strict_broker = Broker::start(&artifacts, work, &tls, "kbs-strict", 8444, None)?;
-        let digest = measure(&artifacts)?;
-        for name in ["policy-owner", "policy-stranger"] {
+        for name in ["policy-owner", "policy-stranger", "reference-owner"] {
             run_with(Command::new(artifacts.bin("kata-cc")).args(["policy", "keygen", "--out-dir"]).arg(work.join(name)))?;
         }
+        let signer = work.join("reference-owner").join("policy.pub");
+        let broker = Broker::start(&artifacts, work, &tls, "kbs", 8443, &signer, Some(&sim.join("ark.pem")))?;
+        let strict_broker = Broker::start(&artifacts, work, &tls, "kbs-strict", 8444, &signer, None)?;
+        let manifests = sign_references(&artifacts, work)?;
         for b in [&broker, &strict_broker] {
-            register(b, work, &kek, &forbidden_kek, &owner, &digest)?;
+            register(b, work, &kek, &forbidden_kek, &owner, &manifests)?;
         }
 
         say(&format!("containerd {version:?} of the lab's own, with kata-cc-node"));
@@ -286,15 +300,25 @@ impl World {
         let dir = self.work.join("pods").join(&recipe.name);
         fs::create_dir_all(&dir)?;
         let (spec, rego, toml) = (dir.join("policy.json"), dir.join("policy.rego"), dir.join("initdata.toml"));
-        let description = serde_json::json!({
-            "containers": [{
-                "name": recipe.name,
+        let container = |name: &str, besides: &serde_json::Value| {
+            let mut container = serde_json::json!({
+                "name": name,
                 "image": image,
                 "args": recipe.command,
                 "env": [{ "name": "PATH", "value": "/bin" }],
                 "exec": recipe.exec,
                 "logs": true,
-            }],
+            });
+            if let (Some(container), Some(besides)) = (container.as_object_mut(), besides.as_object()) {
+                container.extend(besides.clone());
+            }
+            container
+        };
+        let mut containers = vec![container(&recipe.name, &recipe.container)];
+        containers.extend(recipe.others.iter().map(|(name, besides)| container(name, besides)));
+        let description = serde_json::json!({
+            "containers": containers,
+            "sealing_keys": recipe.sealing_keys,
             "resources": ["default/demo/secret"],
             "diagnostics": ["timeline"],
             "token": true,
@@ -330,6 +354,8 @@ impl World {
             initdata: Some(initdata),
             image,
             command: recipe.command.clone(),
+            env: recipe.env.clone(),
+            volumes: recipe.volumes.clone(),
         })
     }
 
@@ -389,11 +415,21 @@ fn random_file(path: &Path) -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
-/// The launch digest, as the owner computes it from the files the host is supposed to launch.
-fn measure(artifacts: &Artifacts) -> Result<String> {
-    let out = run_with(
+/// Signed manifests of what the broker compares with: what the guest measures to in all sizes, as the owner computes it from the files the
+/// host is supposed to launch; and whose initdata will do, without which the host could write initdata, and thereby policies, of its own.
+fn sign_references(artifacts: &Artifacts, work: &Path) -> Result<[PathBuf; 2]> {
+    let key = work.join("reference-owner").join("policy.key");
+    let signed = |name: &str, kind: &str, measure: &mut Command| -> Result<PathBuf> {
+        let out = work.join(format!("{name}.json"));
+        let about = ["--name", name, "--release", "lab", "--serial", "1", "--kind", kind];
+        run_with(measure.args(about).arg("--sign").arg(&key).arg("--out").arg(&out))?;
+        Ok(out)
+    };
+    let guest = signed(
+        "lab-guest",
+        "simulation",
         Command::new(artifacts.bin("kata-cc"))
-            .args(["measure", "snp", "--vcpus", "1", "--vcpu-type", "EPYC-v4", "--guest-features", "0x1"])
+            .args(["measure", "snp", "--vcpus", "4", "--range", "--guest-features", "0x1"])
             .arg("--ovmf")
             .arg(artifacts.firmware())
             .arg("--kernel")
@@ -402,18 +438,19 @@ fn measure(artifacts: &Artifacts) -> Result<String> {
             .arg(artifacts.initrd())
             .args(["--append", KERNEL_PARAMS]),
     )?;
-    Ok(out.trim().to_owned())
+    let trusted = format!("policy_trusted_keys={}", work.join("policy-owner").join("policy.pub").display());
+    let owner = signed("lab-owner", "production", Command::new(artifacts.bin("kata-cc")).args(["measure", "values", "--file", &trusted]))?;
+    Ok([guest, owner])
 }
 
-fn register(broker: &Broker, work: &Path, kek: &Path, forbidden_kek: &Path, owner: &CosignKey, digest: &str) -> Result<()> {
+fn register(broker: &Broker, work: &Path, kek: &Path, forbidden_kek: &Path, owner: &CosignKey, manifests: &[PathBuf]) -> Result<()> {
     broker.set_resource(work, "default/key/demo", &fs::read(kek)?)?;
     broker.set_resource(work, "default/forbidden/key", &fs::read(forbidden_kek)?)?;
     broker.set_resource(work, "default/demo/secret", SECRET.as_bytes())?;
     broker.set_resource(work, "default/security-policy/demo", security_policy(owner)?.as_bytes())?;
-    broker.admin(["set-reference-value", "snp_launch_measurement", digest])?;
-    // Without this the host could write initdata, and thereby policies, of its own.
-    let signer = work.join("policy-owner").join("policy.pub");
-    broker.admin(["set-reference-value".as_ref(), "policy_trusted_keys".as_ref(), "--value-file".as_ref(), signer.as_os_str()])?;
+    for manifest in manifests {
+        broker.admin(["set-reference-manifest".as_ref(), manifest.as_os_str()])?;
+    }
     let attestation = work.join("attestation-policy.rego");
     fs::write(&attestation, ATTESTATION_POLICY)?;
     broker.admin(["set-attestation-policy".as_ref(), attestation.as_os_str()])?;

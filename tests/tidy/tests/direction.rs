@@ -10,12 +10,17 @@ use kata_cc_tidy::{Crate, crates, none};
 /// Crate, what it may be built from, what its tests may use besides. Names without the `kata-cc-` in front.
 const ALLOWED: &[(&str, &[&str], &[&str])] = &[
     ("evidence", &[], &[]),
-    ("attester", &["evidence"], &[]),
-    ("verifier", &["evidence"], &[]),
+    // Its tests hold the logs it makes against what reads them.
+    ("attester", &["evidence"], &["verifier"]),
+    // Its tests bend each part of what a made-up Intel signs.
+    ("verifier", &["evidence"], &["sim-intel"]),
+    ("collateral", &["verifier"], &[]),
     ("kbs-protocol", &["evidence"], &[]),
     // Its tests have a guest to talk to: one with simulated evidence.
-    ("kbs", &["evidence", "kbs-protocol", "verifier"], &["tee-sim"]),
-    ("tee-sim", &["evidence", "firmware"], &["verifier"]),
+    // Of `policy` it has the signed documents: one code for envelopes, whoever opens them.
+    ("kbs", &["collateral", "evidence", "kbs-protocol", "policy", "verifier"], &["tee-sim"]),
+    ("sim-intel", &["evidence"], &[]),
+    ("tee-sim", &["evidence", "firmware", "sim-intel"], &["collateral", "verifier"]),
     ("image-pull", &["evidence"], &[]),
     ("policy", &["evidence"], &[]),
     ("firmware", &["evidence"], &[]),
@@ -24,9 +29,11 @@ const ALLOWED: &[(&str, &[&str], &[&str])] = &[
     ("vmm", &["evidence"], &[]),
     ("shim", &["agent-protocol", "evidence", "firmware", "policy", "vmm"], &[]),
     ("node", &[], &[]),
-    ("cli", &["evidence", "firmware", "image-pull", "kbs-protocol", "policy", "verifier", "vmm"], &[]),
+    ("cli", &["collateral", "evidence", "firmware", "image-pull", "kbs-protocol", "policy", "verifier", "vmm"], &[]),
     // Starts the products as programs; links none of them.
     ("lab", &["evidence", "firmware"], &[]),
+    // A guest to the broker's eyes: signs evidence, and verifies it too to know what that costs.
+    ("kbs-bench", &["evidence", "kbs-protocol", "tee-sim", "verifier"], &[]),
     ("bare-init", &[], &[]),
     ("tidy", &[], &[]),
     ("xtask", &["firmware"], &[]),

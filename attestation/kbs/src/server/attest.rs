@@ -7,7 +7,7 @@ use super::body::Bounded;
 use super::error::ApiError;
 use super::{Broker, session_id};
 use crate::appraise::{Refusal, Verdict};
-use crate::audit::{Action, Comparison, Decision};
+use crate::audit::{Action, Comparison, Decision, evidence_digest};
 use crate::session::SessionError;
 use crate::store::PolicyName;
 use axum::Json;
@@ -18,6 +18,7 @@ use kata_cc_kbs_protocol::ear::{EAT_PROFILE, Ear, Status, VerifierId};
 use kata_cc_kbs_protocol::message::{Attestation, TokenResponse};
 use kata_cc_kbs_protocol::token::MAX_TOKEN;
 use kata_cc_verifier::checks::Checks;
+use kata_cc_verifier::collateral::Collateral;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -36,14 +37,19 @@ pub async fn attest(
     let now = broker.now();
     let received = broker.sessions.take_waiting(&id, now)?.attest(attestation, now)?;
     let tee = received.tee();
+    let evidence_sha256 = evidence_digest(received.evidence());
 
-    let (policy, references) =
-        broker.store.run(|db| Ok((db.policy(&PolicyName::Attestation(POLICY_ID.into()))?, db.reference_values()?))).await?;
+    let (policy, unsigned, manifests) = broker
+        .store
+        .run(|db| Ok((db.policy(&PolicyName::Attestation(POLICY_ID.into()))?, db.reference_values()?, db.manifests()?)))
+        .await?;
+    let references = broker.references.in_force(unsigned, &manifests, now);
+    let (received, collateral) = collect(&broker, received, now).await?;
     let appraiser = broker.appraiser.clone();
     let (received, outcome, checks): (ToVerify, Result<Verdict, Refusal>, Checks) = broker
         .evaluate(move || {
             let mut checks = Checks::default();
-            let outcome = appraiser.appraise(&received, policy.as_deref(), references, now, &mut checks);
+            let outcome = appraiser.appraise(&received, policy.as_deref(), references.values, &collateral, now, &mut checks);
             (received, outcome, checks)
         })
         .await?;
@@ -54,6 +60,7 @@ pub async fn attest(
             broker.metrics.attestation(tee.as_str(), "refused");
             let mut decision = Decision::new(now, Action::Attest, false, "refused", refusal.check());
             decision.tee = Some(tee.as_str().into());
+            decision.evidence_sha256 = Some(evidence_sha256);
             decision.detail = refusal.to_string();
             decision.comparisons = checks.all().iter().map(Comparison::from).collect();
             broker.record(decision).await?;
@@ -76,6 +83,7 @@ pub async fn attest(
     broker.metrics.attestation(tee.as_str(), outcome);
     let mut decision = Decision::new(now, Action::Attest, status == Status::Affirming, outcome, verdict.policy_id.clone());
     decision.tee = Some(tee.as_str().into());
+    decision.evidence_sha256 = Some(evidence_sha256);
     decision.comparisons = verdict.comparisons;
     for (name, value) in verdict.appraisal.trust_vector.claims() {
         if Status::of_claim(value) > Status::Affirming {
@@ -85,6 +93,9 @@ pub async fn attest(
     }
     decision.claims = verdict.claims;
     decision.detail = format!("trust vector {:?}", verdict.appraisal.trust_vector.claims());
+    if !references.manifests.is_empty() {
+        decision.detail = format!("{}; reference manifests {}", decision.detail, references.manifests.join(", "));
+    }
     broker.record(decision).await?;
 
     let exp = now.saturating_add(broker.token_lifetime.as_secs());
@@ -103,9 +114,22 @@ pub async fn attest(
             format!("a token of {} bytes, at most {MAX_TOKEN} are allowed: the initdata shown to policies is too large", token.len());
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLarge", detail));
     }
-    // The token alone opens resources too, so a full session table costs a verified guest nothing.
-    if let Err(error) = broker.sessions.attested(received.accept(token.clone(), exp), now) {
-        tracing::warn!(%error, "session not kept");
-    }
+    broker.sessions.attested(received.accept(token.clone(), exp), now);
     Ok(Json(TokenResponse { token }))
+}
+
+/// What the evidence needs and does not bring, as far as it is to be had. Looked for before anything of the evidence is verified: how much of
+/// that anybody may cause is the collector's business.
+async fn collect(broker: &Broker, received: ToVerify, now: u64) -> Result<(ToVerify, Collateral), ApiError> {
+    if broker.collector.is_nowhere() {
+        return Ok((received, Collateral::none()));
+    }
+    let appraiser = broker.appraiser.clone();
+    let (received, needs) = broker
+        .evaluate(move || {
+            let needs = appraiser.needs(&received);
+            (received, needs)
+        })
+        .await?;
+    Ok((received, broker.collector.collect(&needs, now).await))
 }

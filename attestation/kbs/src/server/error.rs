@@ -28,15 +28,20 @@ impl ApiError {
 
     /// Something of ours failed. The caller learns only that; the log has the cause.
     pub fn internal(what: &'static str, cause: &dyn std::error::Error) -> Self {
-        let mut causes = cause.to_string();
-        let mut next = cause.source();
-        while let Some(source) = next {
-            causes = format!("{causes}: {source}");
-            next = source.source();
-        }
-        tracing::error!(error = %causes, "{what}");
+        tracing::error!(error = %causes(cause), "{what}");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal", "internal error; the broker's log has the cause")
     }
+}
+
+/// An error and what caused it, on one line, for the log.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut causes = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        causes = format!("{causes}: {source}");
+        next = source.source();
+    }
+    causes
 }
 
 impl From<ServerError> for ApiError {

@@ -2,9 +2,10 @@
 
 use super::Broker;
 use super::error::ApiError;
+use crate::store::AuditQuery;
 use axum::Json;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -14,9 +15,13 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The store answers too.
+/// Somebody can administer, and the store answers.
 pub async fn readyz(State(broker): State<Arc<Broker>>) -> Result<&'static str, ApiError> {
-    broker.store.run(|db| db.decisions(1)).await?;
+    if broker.admins.is_empty() {
+        let detail = "neither an administrator's key nor an identity provider is there: nothing is served";
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "NotReady", detail));
+    }
+    broker.store.run(|db| db.decisions(&AuditQuery { limit: 1, ..AuditQuery::default() })).await?;
     Ok("ok\n")
 }
 

@@ -6,21 +6,28 @@ pub mod auth;
 pub mod body;
 pub mod error;
 pub mod health;
+pub mod manifest;
 pub mod policy;
 pub mod reference;
 pub mod resource;
+pub mod routes;
+pub mod whoami;
 
-use crate::admin::Admins;
+pub use routes::router;
+
+use crate::admin::role::Permission;
+use crate::admin::{Administrator, Admins, NotAdmin};
 use crate::appraise::Appraiser;
 use crate::audit::{Action, Decision};
+use crate::limit::{Rate, RateLimit};
 use crate::metrics::Metrics;
+use crate::reference::References;
+use crate::rego::Policies;
 use crate::session::Sessions;
 use crate::store::Store;
-use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::routing::{get, post};
 use error::ApiError;
+use kata_cc_collateral::Collector;
 use kata_cc_kbs_protocol::{SessionId, TokenSigner, TokenVerifier};
 use std::fmt;
 use std::sync::Arc;
@@ -47,6 +54,8 @@ pub struct Broker {
     pub metrics: Metrics,
     /// Evidence to claims to trust vector.
     pub appraiser: Appraiser,
+    /// What evidence does not bring.
+    pub collector: Collector,
     /// Signs tokens.
     pub signer: TokenSigner,
     /// Knows the tokens it signed.
@@ -61,6 +70,11 @@ pub struct Broker {
     pub secure: bool,
     /// Time.
     pub clock: Clock,
+    /// Whose reference values count.
+    pub references: References,
+    /// Policies over resources that were read.
+    pub(crate) resource_policies: Arc<Policies>,
+    auth_rate: RateLimit,
     evaluations: Arc<Semaphore>,
     /// Turns at looking at evidence: parsed, it is many times its size on the wire, and anybody may send it.
     pub(crate) attests: Semaphore,
@@ -81,6 +95,8 @@ pub struct Parts {
     pub admins: Admins,
     /// See [`Broker::appraiser`].
     pub appraiser: Appraiser,
+    /// See [`Broker::collector`].
+    pub collector: Collector,
     /// See [`Broker::signer`].
     pub signer: TokenSigner,
     /// See [`Broker::session_lifetime`].
@@ -103,6 +119,7 @@ impl Broker {
             admins: parts.admins,
             metrics: Metrics::default(),
             appraiser: parts.appraiser,
+            collector: parts.collector,
             signer: parts.signer,
             verifier,
             session_lifetime: parts.session_lifetime,
@@ -110,9 +127,24 @@ impl Broker {
             issuer: parts.issuer,
             secure: parts.secure,
             clock,
+            references: References::default(),
+            resource_policies: Arc::default(),
+            auth_rate: RateLimit::new(Rate::default()),
             evaluations: Arc::new(Semaphore::new(MAX_EVALUATIONS)),
             attests: Semaphore::new(MAX_ATTESTS),
         })
+    }
+
+    /// With another rate of sessions for each address than the default.
+    pub fn with_auth_rate(mut self, rate: Rate) -> Self {
+        self.auth_rate = RateLimit::new(rate);
+        self
+    }
+
+    /// With these reference values counting; without it, none do.
+    pub fn with_references(mut self, references: References) -> Self {
+        self.references = references;
+        self
     }
 
     fn now(&self) -> u64 {
@@ -122,23 +154,36 @@ impl Broker {
     /// Logs and stores a decision. A decision that cannot be stored is not acted upon.
     async fn record(&self, decision: Decision) -> Result<(), ApiError> {
         decision.log();
-        Ok(self.store.run(move |db| db.record(&decision)).await?)
+        Ok(self.store.record(decision).await?)
     }
 
-    /// Lets administrators pass and records everybody else.
-    async fn require_admin(&self, headers: &HeaderMap, subject: &str) -> Result<(), ApiError> {
+    /// Lets administrators pass whose role allows this at this path, and records everybody else.
+    async fn require_admin(&self, headers: &HeaderMap, permission: Permission, path: &str) -> Result<Administrator, ApiError> {
         let now = self.now();
-        let Err(refused) = self.admins.check(text(headers, header::AUTHORIZATION), now) else { return Ok(()) };
-        let mut decision = Decision::new(now, Action::AdminRefused, false, "refused", "admin token");
-        decision.subject = Some(subject.chars().take(300).collect());
+        match self.admins.authorize(text(headers, header::AUTHORIZATION), permission, path, now) {
+            Ok(administrator) => Ok(administrator),
+            Err(refused) => Err(self.refuse_admin(refused, permission.as_str(), path, now).await?),
+        }
+    }
+
+    /// Lets everybody pass who is known, whatever their role may do.
+    async fn require_known(&self, headers: &HeaderMap, path: &str) -> Result<Administrator, ApiError> {
+        let now = self.now();
+        match self.admins.authenticate(text(headers, header::AUTHORIZATION), now) {
+            Ok(administrator) => Ok(administrator),
+            Err(refused) => Err(self.refuse_admin(refused, "to be known", path, now).await?),
+        }
+    }
+
+    /// Records a refusal, and says how it is answered.
+    async fn refuse_admin(&self, refused: NotAdmin, rule: &str, path: &str, now: u64) -> Result<ApiError, ApiError> {
+        let mut decision = Decision::new(now, Action::AdminRefused, false, "refused", rule);
+        decision.subject = Some(path.chars().take(300).collect());
         decision.detail = refused.to_string();
-        // Anybody can cause this one: into the log, not into the table of which the old rows go.
-        decision.log();
-        let status = match refused {
-            crate::admin::NotAdmin::Role => StatusCode::FORBIDDEN,
-            _ => StatusCode::UNAUTHORIZED,
-        };
-        Err(ApiError::new(status, "AdminAuth", refused.to_string()))
+        // Anybody can cause this one: the table counts repetitions instead of keeping them.
+        self.record(decision).await?;
+        let status = if refused.is_authenticated() { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
+        Ok(ApiError::new(status, "AdminAuth", refused.to_string()))
     }
 
     /// Runs CPU-heavy work off the runtime, a bounded number at a time.
@@ -151,28 +196,6 @@ impl Broker {
         .await
         .map_err(|e| ApiError::internal("evaluation", &e))
     }
-}
-
-/// The routes.
-pub fn router(broker: Arc<Broker>) -> Router {
-    Router::new()
-        .route("/kbs/v0/auth", post(auth::auth).layer(DefaultBodyLimit::max(body::MAX_AUTH_BODY)))
-        .route("/kbs/v0/attest", post(attest::attest))
-        .route("/kbs/v0/resource/{repository}/{kind}/{tag}", get(resource::read).post(resource::write).delete(resource::delete))
-        .route("/kbs/v0/resource-policy", get(policy::get_resource).post(policy::set_resource))
-        .route("/kbs/v0/attestation-policy", post(policy::set_attestation))
-        .route("/kbs/v0/attestation-policy/{id}", get(policy::get_attestation))
-        .route("/kbs/v0/reference-value", post(reference::register))
-        .route("/kbs/v0/reference-value/{id}", get(reference::query))
-        .route("/kbs/v0/audit", get(audit::list))
-        .route("/.well-known/jwks.json", get(health::jwks))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
-        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "InvalidRequestPath", "no such path"))
-        .method_not_allowed_fallback(async || ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "not with this method"))
-        .layer(DefaultBodyLimit::max(body::MAX_BODY))
-        .with_state(broker)
 }
 
 /// A header as text; absent where it is given twice, since two proxies might each believe another one.

@@ -1,19 +1,25 @@
 //! Reference values: administrators register and read them.
 //!
-//! Two forms are taken: a plain `{"id": …, "values": […]}`, and the RVPS message of type `sample`, whose payload is the base64 of a map
-//! from ids to values. Neither is signed by itself: the administrator's token vouches for it.
+//! Three forms are taken: a signed manifest in its envelope ([`manifest`]), a plain `{"id": …, "values": […]}`, and the RVPS message of type `sample`, whose payload is the base64 of a map
+//! from ids to values. The last two are not signed: only the administrator's token vouches for them, so they are taken, and count, only where
+//! the configuration says `allow_unsigned`.
 
 use super::Broker;
 use super::body::Bounded;
 use super::error::ApiError;
+use super::manifest;
+use crate::admin::role::Permission;
 use crate::audit::{Action, Decision};
 use crate::store::ReferenceValues;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -44,22 +50,42 @@ struct Rvps {
     payload: String,
 }
 
+/// What an envelope is known by.
+#[derive(Deserialize)]
+struct Envelope {
+    #[serde(rename = "payloadType")]
+    _payload_type: IgnoredAny,
+}
+
 /// `POST reference-value`.
-pub async fn register(State(broker): State<Arc<Broker>>, headers: HeaderMap, Bounded(body): Bounded) -> Result<StatusCode, ApiError> {
-    broker.require_admin(&headers, "POST reference-value").await?;
+pub async fn register(
+    State(broker): State<Arc<Broker>>,
+    options: Result<Query<manifest::Options>, QueryRejection>,
+    headers: HeaderMap,
+    Bounded(body): Bounded,
+) -> Result<Response, ApiError> {
+    let by = broker.require_admin(&headers, Permission::WriteReference, "/kbs/v0/reference-value").await?;
+    if serde_json::from_slice::<Envelope>(&body).is_ok() {
+        return Ok(Json(manifest::put(&broker, &by, options, &body).await?).into_response());
+    }
+    if !broker.references.allow_unsigned() {
+        let detail = "this broker takes no unsigned reference values: sign them (`kata-cc measure … --sign`, `kata-cc kbs set-reference-manifest`), or set \
+                      `allow_unsigned = true` in [references]";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "UnsignedReferenceValues", detail));
+    }
     let values = parse(&body).map_err(|detail| ApiError::new(StatusCode::BAD_REQUEST, "InvalidRequest", detail))?;
-    let mut decision = Decision::new(broker.now(), Action::SetReferenceValue, true, "set", "admin token");
+    let mut decision = Decision::by(&by, broker.now(), Action::SetReferenceValue, "set");
     decision.subject = Some(values.keys().cloned().collect::<Vec<_>>().join(" "));
     decision.claims = values.iter().map(|(id, value)| (id.clone(), value.clone())).collect::<serde_json::Map<_, _>>().into();
     broker.store.run(move |db| db.put_reference_values(&values)).await?;
     broker.record(decision).await?;
-    Ok(StatusCode::OK)
+    Ok(StatusCode::OK.into_response())
 }
 
 /// `GET reference-value/<id>`.
 pub async fn query(State(broker): State<Arc<Broker>>, Path(id): Path<String>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
-    broker.require_admin(&headers, "GET reference-value").await?;
-    let values = broker.store.run(|db| db.reference_values()).await?;
+    broker.require_admin(&headers, Permission::ReadReference, &format!("/kbs/v0/reference-value/{id}")).await?;
+    let values = in_force(&broker).await?;
     let shown: String = id.chars().take(MAX_ID).collect();
     values
         .get(&id)
@@ -68,9 +94,35 @@ pub async fn query(State(broker): State<Arc<Broker>>, Path(id): Path<String>, he
         .ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "ReferenceValueNotFound", format!("there is no reference value {shown:?}")))
 }
 
+/// What an appraisal would compare with now, whether signed or not.
+async fn in_force(broker: &Broker) -> Result<ReferenceValues, ApiError> {
+    let (unsigned, manifests) = broker.store.run(|db| Ok((db.reference_values()?, db.manifests()?))).await?;
+    Ok(broker.references.in_force(unsigned, &manifests, broker.now()).values)
+}
+
+/// `GET reference-value`: all of them.
+pub async fn list(State(broker): State<Arc<Broker>>, headers: HeaderMap) -> Result<Json<ReferenceValues>, ApiError> {
+    broker.require_admin(&headers, Permission::ReadReference, "/kbs/v0/reference-value").await?;
+    Ok(Json(in_force(&broker).await?))
+}
+
+/// `DELETE reference-value/<id>`.
+pub async fn delete(State(broker): State<Arc<Broker>>, Path(id): Path<String>, headers: HeaderMap) -> Result<StatusCode, ApiError> {
+    let by = broker.require_admin(&headers, Permission::WriteReference, &format!("/kbs/v0/reference-value/{id}")).await?;
+    let mut decision = Decision::by(&by, broker.now(), Action::SetReferenceValue, "deleted");
+    decision.subject = Some(id.chars().take(MAX_ID).collect());
+    let (gone, shown) = (id.clone(), id.chars().take(MAX_ID).collect::<String>());
+    if !broker.store.run(move |db| db.delete_reference_value(&gone)).await? {
+        let detail = format!("there is no unsigned reference value {shown:?}; those of a manifest go with the manifest");
+        return Err(ApiError::new(StatusCode::NOT_FOUND, "ReferenceValueNotFound", detail));
+    }
+    broker.record(decision).await?;
+    Ok(StatusCode::OK)
+}
+
 fn parse(body: &[u8]) -> Result<ReferenceValues, String> {
     let message: Message = serde_json::from_slice(body)
-        .map_err(|_| "expected {\"id\", \"values\"} or an RVPS message {\"version\", \"type\", \"payload\"}".to_owned())?;
+        .map_err(|_| "expected a signed manifest {\"payloadType\", \"payload\", \"signatures\"}, {\"id\", \"values\"}, or an RVPS message {\"version\", \"type\", \"payload\"}".to_owned())?;
     let values = match message {
         Message::Plain(Plain { id, values }) => ReferenceValues::from([(id, Value::Array(values))]),
         Message::Rvps(rvps) => {

@@ -5,7 +5,8 @@
 use super::body::Bounded;
 use super::error::ApiError;
 use super::{Broker, session_id, text};
-use crate::admin::bearer;
+use crate::admin::role::Permission;
+use crate::admin::{Administrator, bearer};
 use crate::audit::{Action, Comparison, Decision};
 use crate::release;
 use crate::store::PolicyName;
@@ -15,6 +16,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use kata_cc_kbs_protocol::jwe::Jwe;
 use kata_cc_kbs_protocol::{ResourcePath, VerifiedToken};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -54,9 +56,10 @@ async fn try_read(
     let custom = policy.is_some();
     let rego = policy.unwrap_or_else(|| release::DEFAULT_POLICY.into());
     let query = query.into_iter().map(|(name, value)| (name, value.into())).collect();
+    let policies = Arc::clone(&broker.resource_policies);
     let (path, token, answer) = broker
         .evaluate(move || {
-            let answer = release::allowed(&rego, &token, &path, &query);
+            let answer = release::allowed(&policies, &rego, &token, &path, &query);
             (path, token, answer)
         })
         .await?;
@@ -109,27 +112,39 @@ pub async fn write(
     Bounded(body): Bounded,
 ) -> Result<StatusCode, ApiError> {
     let path = resource_path(segments)?;
-    broker.require_admin(&headers, &format!("POST resource {path}")).await?;
+    let by = broker.require_admin(&headers, Permission::WriteResource, &format!("/kbs/v0/resource/{path}")).await?;
     let stored = path.clone();
     let existed = broker.store.run(move |db| db.put_resource(&stored, &body)).await?;
-    record_change(&broker, Action::WriteResource, &path, if existed { "replaced" } else { "created" }).await?;
+    record_change(&broker, &by, Action::WriteResource, &path, if existed { "replaced" } else { "created" }).await?;
     Ok(StatusCode::OK)
 }
 
 /// Deletes a secret.
 pub async fn delete(State(broker): State<Arc<Broker>>, segments: Segments, headers: HeaderMap) -> Result<StatusCode, ApiError> {
     let path = resource_path(segments)?;
-    broker.require_admin(&headers, &format!("DELETE resource {path}")).await?;
+    let by = broker.require_admin(&headers, Permission::DeleteResource, &format!("/kbs/v0/resource/{path}")).await?;
     let gone = path.clone();
     if !broker.store.run(move |db| db.delete_resource(&gone)).await? {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "ResourceNotFound", format!("there is no resource {path}")));
     }
-    record_change(&broker, Action::DeleteResource, &path, "deleted").await?;
+    record_change(&broker, &by, Action::DeleteResource, &path, "deleted").await?;
     Ok(StatusCode::OK)
 }
 
-async fn record_change(broker: &Broker, action: Action, path: &ResourcePath, outcome: &str) -> Result<(), ApiError> {
-    let mut decision = Decision::new(broker.now(), action, true, outcome, "admin token");
+/// Names of all secrets.
+#[derive(Debug, Serialize)]
+pub struct Names {
+    resources: Vec<String>,
+}
+
+/// Lists names, never values.
+pub async fn list(State(broker): State<Arc<Broker>>, headers: HeaderMap) -> Result<Json<Names>, ApiError> {
+    broker.require_admin(&headers, Permission::ListResources, "/kbs/v0/resource").await?;
+    Ok(Json(Names { resources: broker.store.run(|db| db.resource_names()).await? }))
+}
+
+async fn record_change(broker: &Broker, by: &Administrator, action: Action, path: &ResourcePath, outcome: &str) -> Result<(), ApiError> {
+    let mut decision = Decision::by(by, broker.now(), action, outcome);
     decision.subject = Some(path.to_string());
     broker.record(decision).await
 }

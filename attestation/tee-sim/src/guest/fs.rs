@@ -5,7 +5,7 @@
 //! which the closing process waits for; RELEASE would come too late for whoever reads `outblob` next). Files are read by `read(2)`, as
 //! configfs has it: their size is 0 until they are read, so `sendfile` and `splice` see nothing.
 
-use super::tsm::{Attribute, EntryId, Hardware, INBLOB_MAX, Refusal, ReportInterface};
+use super::tsm::{Attribute, EntryId, Hardware, INBLOB_MAX, Provider, Refusal, ReportInterface};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags, ReplyAttr,
     ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
@@ -106,7 +106,10 @@ impl<H: Hardware> State<H> {
         let name = name.to_str().ok_or(Errno::ENOENT)?;
         match self.node(parent)? {
             Node::Root => self.tsm.find(name).map(Node::Entry).ok_or(Errno::ENOENT),
-            Node::Entry(id) => Attribute::by_name(name).map(|a| Node::File(id, a)).ok_or(Errno::ENOENT),
+            Node::Entry(id) => {
+                let attribute = Attribute::by_name(name).filter(|attribute| self.tsm.provider().has(*attribute));
+                attribute.map(|a| Node::File(id, a)).ok_or(Errno::ENOENT)
+            }
             Node::File(..) => Err(Errno::ENOTDIR),
         }
     }
@@ -162,8 +165,8 @@ impl<H: Hardware> State<H> {
 
 impl<H: Hardware> ReportFs<H> {
     /// A file system over an interface without entries.
-    pub fn new(hardware: H) -> Self {
-        Self { state: Mutex::new(State { tsm: ReportInterface::new(hardware), open: HashMap::new(), next_handle: 1 }) }
+    pub fn new(hardware: H, provider: Provider) -> Self {
+        Self { state: Mutex::new(State { tsm: ReportInterface::new(hardware, provider), open: HashMap::new(), next_handle: 1 }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State<H>> {
@@ -320,7 +323,8 @@ impl<H: Hardware + Send + 'static> Filesystem for ReportFs<H> {
                 names.extend(state.tsm.list().map(|(id, name)| (Node::Entry(id).inode(), FileType::Directory, name.to_owned())));
             }
             Ok(Node::Entry(id)) => {
-                names.extend(Attribute::ALL.map(|a| (Node::File(id, a).inode(), FileType::RegularFile, a.name().to_owned())));
+                let attributes = Attribute::ALL.into_iter().filter(|attribute| state.tsm.provider().has(*attribute));
+                names.extend(attributes.map(|a| (Node::File(id, a).inode(), FileType::RegularFile, a.name().to_owned())));
             }
             Ok(Node::File(..)) => return reply.error(Errno::ENOTDIR),
             Err(e) => return reply.error(e),
@@ -334,7 +338,7 @@ impl<H: Hardware + Send + 'static> Filesystem for ReportFs<H> {
     }
 }
 
-fn errno(refusal: Refusal) -> Errno {
+pub(super) fn errno(refusal: Refusal) -> Errno {
     match refusal {
         Refusal::NotFound => Errno::ENOENT,
         Refusal::Exists => Errno::EEXIST,
@@ -367,7 +371,7 @@ mod tests {
     }
 
     fn state() -> State<Big> {
-        let mut state = State { tsm: ReportInterface::new(Big), open: HashMap::new(), next_handle: 1 };
+        let mut state = State { tsm: ReportInterface::new(Big, Provider::SevGuest), open: HashMap::new(), next_handle: 1 };
         state.tsm.make("r").unwrap();
         state
     }

@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 
 /// Longest `inblob` the kernel takes (`TSM_REPORT_INBLOB_MAX`).
 pub const INBLOB_MAX: usize = 64;
-/// What the SNP driver insists on: exactly 64 bytes of report data.
-const SNP_REPORT_DATA_LEN: usize = 64;
+/// What the SNP and TDX drivers insist on: exactly 64 bytes of report data.
+const REPORT_DATA_LEN: usize = 64;
 const PRIVLEVEL_MAX: u32 = 3;
 /// Entries are cheap for the kernel but this process holds them, so there is a bound.
 const MAX_ENTRIES: usize = 64;
@@ -99,6 +99,33 @@ impl Attribute {
     }
 }
 
+/// The driver that registered with the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provider {
+    /// SNP reports.
+    SevGuest,
+    /// TDX quotes.
+    TdxGuest,
+}
+
+impl Provider {
+    /// What the kernel calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SevGuest => "sev_guest",
+            Self::TdxGuest => "tdx_guest",
+        }
+    }
+
+    /// Whether its entries have this attribute: a TD has no privilege levels to ask for, and its driver gives nothing beside the quote.
+    pub fn has(self, attribute: Attribute) -> bool {
+        match self {
+            Self::SevGuest => true,
+            Self::TdxGuest => !matches!(attribute, Attribute::Auxblob | Attribute::Privlevel | Attribute::PrivlevelFloor),
+        }
+    }
+}
+
 /// Identifies an entry for its lifetime; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EntryId(pub u64);
@@ -137,14 +164,20 @@ impl Entry {
 #[derive(Debug)]
 pub struct ReportInterface<H> {
     hardware: H,
+    provider: Provider,
     entries: BTreeMap<EntryId, Entry>,
     next: u64,
 }
 
 impl<H: Hardware> ReportInterface<H> {
     /// An interface without entries.
-    pub fn new(hardware: H) -> Self {
-        Self { hardware, entries: BTreeMap::new(), next: 1 }
+    pub fn new(hardware: H, provider: Provider) -> Self {
+        Self { hardware, provider, entries: BTreeMap::new(), next: 1 }
+    }
+
+    /// The driver.
+    pub fn provider(&self) -> Provider {
+        self.provider
     }
 
     /// `mkdir NAME`.
@@ -189,7 +222,7 @@ impl<H: Hardware> ReportInterface<H> {
 
     /// A complete write of an attribute.
     pub fn write(&mut self, id: EntryId, attribute: Attribute, value: &[u8]) -> Result<(), Refusal> {
-        let entry = self.entries.get_mut(&id).ok_or(Refusal::NotFound)?;
+        let entry = self.entries.get_mut(&id).filter(|_| self.provider.has(attribute)).ok_or(Refusal::NotFound)?;
         match attribute {
             Attribute::Inblob => {
                 if value.len() > INBLOB_MAX {
@@ -215,6 +248,9 @@ impl<H: Hardware> ReportInterface<H> {
 
     /// A complete read of an attribute; asks the hardware where the cached report is stale.
     pub fn read(&mut self, id: EntryId, attribute: Attribute) -> Result<Vec<u8>, Refusal> {
+        if !self.provider.has(attribute) {
+            return Err(Refusal::NotFound);
+        }
         match attribute {
             Attribute::Outblob => self.report(id).map(|b| b.outblob.clone()),
             Attribute::Auxblob => self.report(id).map(|b| b.auxblob.clone()),
@@ -222,7 +258,7 @@ impl<H: Hardware> ReportInterface<H> {
                 let entry = self.entries.get(&id).ok_or(Refusal::NotFound)?;
                 Ok(format!("{}\n", entry.write_generation).into_bytes())
             }
-            Attribute::Provider if self.contains(id) => Ok(b"sev_guest\n".to_vec()),
+            Attribute::Provider if self.contains(id) => Ok(format!("{}\n", self.provider.name()).into_bytes()),
             Attribute::PrivlevelFloor if self.contains(id) => Ok(b"0\n".to_vec()),
             Attribute::Provider | Attribute::PrivlevelFloor => Err(Refusal::NotFound),
             Attribute::Inblob | Attribute::Privlevel => Err(Refusal::NotPermitted),
@@ -236,8 +272,8 @@ impl<H: Hardware> ReportInterface<H> {
         }
         if entry.fresh().is_none() {
             entry.blobs = None;
-            // The SNP driver's own rule, stricter than the interface's "at most 64".
-            let report_data: [u8; SNP_REPORT_DATA_LEN] = entry.inblob.as_slice().try_into().map_err(|_| Refusal::Invalid)?;
+            // The drivers' own rule, stricter than the interface's "at most 64".
+            let report_data: [u8; REPORT_DATA_LEN] = entry.inblob.as_slice().try_into().map_err(|_| Refusal::Invalid)?;
             let vmpl = u8::try_from(entry.privlevel).map_err(|_| Refusal::Invalid)?;
             entry.blobs = Some(self.hardware.report(&report_data, vmpl)?);
             entry.read_generation = entry.write_generation;
@@ -268,7 +304,7 @@ mod tests {
     }
 
     fn interface() -> (ReportInterface<Echo>, EntryId) {
-        let mut tsm = ReportInterface::new(Echo::default());
+        let mut tsm = ReportInterface::new(Echo::default(), Provider::SevGuest);
         let id = tsm.make("report0").unwrap();
         (tsm, id)
     }
@@ -370,7 +406,7 @@ mod tests {
 
     #[test]
     fn entries_are_bounded() {
-        let mut tsm = ReportInterface::new(Echo::default());
+        let mut tsm = ReportInterface::new(Echo::default(), Provider::SevGuest);
         for i in 0..MAX_ENTRIES {
             tsm.make(&format!("r{i}")).unwrap();
         }
@@ -383,5 +419,18 @@ mod tests {
         assert_eq!(tsm.read(id, Attribute::Provider).unwrap(), b"sev_guest\n");
         assert_eq!(tsm.read(id, Attribute::PrivlevelFloor).unwrap(), b"0\n");
         assert_eq!(tsm.read(id, Attribute::Inblob), Err(Refusal::NotPermitted));
+    }
+
+    #[test]
+    fn entries_of_the_tdx_driver_have_no_levels_and_nothing_beside_the_quote() {
+        let mut tsm = ReportInterface::new(Echo::default(), Provider::TdxGuest);
+        let id = tsm.make("report0").unwrap();
+        assert_eq!(tsm.read(id, Attribute::Provider).unwrap(), b"tdx_guest\n");
+        tsm.write(id, Attribute::Inblob, &[1; 64]).unwrap();
+        assert_eq!(tsm.read(id, Attribute::Outblob).unwrap()[..64], [1; 64]);
+        assert_eq!(tsm.write(id, Attribute::Privlevel, b"1"), Err(Refusal::NotFound));
+        for absent in [Attribute::Auxblob, Attribute::Privlevel, Attribute::PrivlevelFloor] {
+            assert_eq!(tsm.read(id, absent), Err(Refusal::NotFound));
+        }
     }
 }

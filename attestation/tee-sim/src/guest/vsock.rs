@@ -1,7 +1,8 @@
 //! Reports from the host's `kata-cc-tee-sim serve`, over vsock: the wire that in hardware is the guest-request channel to the PSP.
 
+use super::device::TdReports;
 use super::tsm::{Hardware, Refusal};
-use crate::wire::{Blobs, ReportRequest, WireError, read_response};
+use crate::wire::{Blobs, ReportRequest, Request, WireError, read_response};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, VsockAddr, connect, setsockopt, socket, sockopt::ReceiveTimeout, sockopt::SendTimeout,
@@ -25,15 +26,30 @@ pub(super) struct HostTee;
 
 impl Hardware for HostTee {
     fn report(&mut self, report_data: &[u8; 64], vmpl: u8) -> Result<Blobs, Refusal> {
-        exchange(&ReportRequest { report_data: *report_data, vmpl }).map_err(|e| {
-            let cause = std::error::Error::source(&e).map(|c| format!(": {c}")).unwrap_or_default();
-            eprintln!("kata-cc-tee-sim: no report from the host (vsock {HOST_CID}:{PORT}): {e}{cause}");
-            Refusal::Io
-        })
+        logged(&Request::Report(ReportRequest { report_data: *report_data, vmpl }))
     }
 }
 
-fn exchange(request: &ReportRequest) -> Result<Blobs, WireError> {
+impl TdReports for HostTee {
+    fn td_report(&self, report_data: &[u8; 64]) -> Result<Vec<u8>, Refusal> {
+        Ok(logged(&Request::TdReport(*report_data))?.outblob)
+    }
+}
+
+/// The event log of this TD's launch.
+pub(super) fn event_log() -> Result<Vec<u8>, WireError> {
+    Ok(exchange(&Request::EventLog)?.outblob)
+}
+
+fn logged(request: &Request) -> Result<Blobs, Refusal> {
+    exchange(request).map_err(|e| {
+        let cause = std::error::Error::source(&e).map(|c| format!(": {c}")).unwrap_or_default();
+        eprintln!("kata-cc-tee-sim: no report from the host (vsock {HOST_CID}:{PORT}): {e}{cause}");
+        Refusal::Io
+    })
+}
+
+fn exchange(request: &Request) -> Result<Blobs, WireError> {
     let mut stream = File::from(connected()?);
     request.write_to(&mut stream)?;
     read_response(&mut stream)

@@ -16,7 +16,7 @@ mod details;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use kata_cc_evidence::eventlog::{Event, EventLog, EventType, HashAlgorithm, Payload, PayloadCheck, Registers};
+use kata_cc_evidence::eventlog::{Event, EventLog, EventLogError, EventType, HashAlgorithm, Payload, PayloadCheck, Registers};
 use serde_json::{Map, Value, json};
 
 /// `LOAD_OPTIONS_EVENT_TAG_ID` of Linux's EFI stub.
@@ -69,6 +69,37 @@ pub fn check_replay(log: &EventLog, rtmrs: &[[u8; 48]; 4]) -> Result<(), ReplayE
         }
     }
     Ok(())
+}
+
+/// Why a runtime event log without a register is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RuntimeLogError {
+    /// It is no event log.
+    #[error("the runtime event log is malformed")]
+    Malformed(#[from] EventLogError),
+    /// It has an event that no agent records.
+    #[error("event {index} of the runtime event log is not a runtime event of RTMR3 whose digest is its payload's")]
+    Event {
+        /// Which, from 0.
+        index: usize,
+    },
+}
+
+/// Runtime events of a log that no register holds, but the report data of evidence binds: the word of the guest's agent, which records nothing
+/// else. The caller has compared the report data.
+///
+/// # Errors
+/// When it is no event log, or anything in it is not what the agent writes.
+pub fn runtime_log(bytes: &[u8]) -> Result<Value, RuntimeLogError> {
+    let log = EventLog::parse(bytes)?;
+    let events = log.events().iter().filter(|event| event.kind != EventType::NO_ACTION).enumerate().map(|(index, event)| {
+        let bound = event.index == RTMR3 && event.check_payload() == PayloadCheck::Matches;
+        match event.payload() {
+            Ok(Payload::Aael(aael)) if bound => Ok(details::aael(&aael)),
+            _ => Err(RuntimeLogError::Event { index }),
+        }
+    });
+    Ok(Value::Array(events.collect::<Result<_, _>>()?))
 }
 
 /// The claims of a log: `uefi_event_logs` in CoCo's form, `event_log_findings` as text, `boot`, and `runtime_events` of RTMR3.

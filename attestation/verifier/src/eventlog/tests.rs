@@ -147,6 +147,26 @@ fn ac_56_runtime_events_whose_text_was_not_measured_are_no_claims() {
 }
 
 #[test]
+fn ac_56_a_log_without_a_register_holds_runtime_events_alone() {
+    let data = kata_cc_evidence::eventlog::Aael::new("d", "o", "{\"a\":1}").expect("well formed").to_data();
+    let digest = || EventDigest { algorithm: ALG, bytes: ALG.hash(&[&data]).expect("computes") };
+    let log = |events: &[Vec<u8>]| runtime_log(&[encode_header(&[ALG]), events.concat()].concat());
+    let right = encode_event(RTMR3, EventType::EVENT_TAG, digest(), &data);
+    let expected = json!({"domain": "d", "operation": "o", "content": {"a": 1}});
+    assert_eq!(log(&[right.clone(), right.clone()]), Ok(json!([expected, expected])));
+    assert_eq!(log(&[]), Ok(json!([])));
+    for wrong in [
+        entry(RTMR3, EventType::EVENT_TAG, 1, &data),
+        encode_event(RTMR2, EventType::EVENT_TAG, digest(), &data),
+        encode_event(RTMR3, EventType::IPL, digest(), &data),
+        kernel(1),
+    ] {
+        assert_eq!(log(&[right.clone(), wrong]), Err(RuntimeLogError::Event { index: 1 }));
+    }
+    assert!(matches!(runtime_log(b"log"), Err(RuntimeLogError::Malformed(_))));
+}
+
+#[test]
 fn ac_54_a_log_that_is_cut_reordered_or_anothers_does_not_replay() {
     let events = [kernel(1), tag(LOAD_OPTIONS, 1), tag(INITRD, 2)];
     let parse = |events: &[Vec<u8>]| EventLog::parse(&[encode_header(&[ALG]), events.concat()].concat()).expect("parses");

@@ -3,6 +3,9 @@
 //! The digest printed here is what the owner registers as reference value; hardware reports the same for a guest launched from
 //! these bytes and no others.
 
+mod manifest;
+mod range;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -10,13 +13,16 @@ use base64::Engine as _;
 use clap::{Subcommand, ValueEnum};
 use kata_cc_firmware::measure::snp::{CpuModel, KernelHashes, LaunchDigest, SnpFirmware, SnpVcpus, Vmm};
 
+use crate::files;
 use crate::output::{self, Format, Outcome, show};
 
 /// Which TEE's measurement.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// AMD SEV-SNP: the 48-byte launch digest, in hex on stdout.
-    Snp(Snp),
+    /// AMD SEV-SNP: the 48-byte launch digest, in hex on stdout; with --range, those of all sizes and CPU models.
+    Snp(Box<Snp>),
+    /// Sign values that no image measures to: patch levels of platforms, keys that sign initdata.
+    Values(Box<manifest::Values>),
 }
 
 /// Arguments of `measure snp`.
@@ -34,12 +40,13 @@ pub(crate) struct Snp {
     /// Kernel command line.
     #[arg(long, value_name = "TEXT", requires = "kernel")]
     append: Option<String>,
-    /// Number of vCPUs.
+    /// Number of vCPUs; with --range, the largest.
     #[arg(long, value_name = "N")]
     vcpus: u32,
-    /// CPU model as QEMU names it, such as EPYC-v4. Only QEMU lets it into the measurement.
-    #[arg(long, value_name = "MODEL", required_if_eq("vmm", "QEMU"))]
-    vcpu_type: Option<String>,
+    /// CPU model as QEMU names it, such as EPYC-v4. Only QEMU lets it into the measurement. With --range it may be given several times;
+    /// without it, all known models are measured.
+    #[arg(long, value_name = "MODEL")]
+    vcpu_type: Vec<String>,
     /// SEV_FEATURES: 0x1 is SEV-SNP alone.
     #[arg(long, value_name = "HEX", default_value = "0x1", value_parser = parse_features)]
     guest_features: u64,
@@ -49,6 +56,11 @@ pub(crate) struct Snp {
     /// Print the digests for 1 to N vCPUs, one a line, instead of the one for N.
     #[arg(long)]
     each_vcpu_count: bool,
+    /// All digests for 1 to N vCPUs and each CPU model: as a table, or with --sign as a manifest for the broker.
+    #[arg(long, conflicts_with_all = ["each_vcpu_count", "output_format"])]
+    range: bool,
+    #[command(flatten)]
+    manifest: manifest::ManifestArgs,
     /// Form of the digest on stdout.
     #[arg(long, value_enum, default_value_t = Encoding::Hex)]
     output_format: Encoding,
@@ -86,21 +98,47 @@ fn parse_features(text: &str) -> Result<u64, String> {
 pub(crate) fn run(command: &Command, format: Format) -> anyhow::Result<Outcome> {
     match command {
         Command::Snp(args) => snp(args, format),
+        Command::Values(args) => manifest::values(args, format),
+    }
+}
+
+/// The files that a guest is started from, each read once: what is measured is what the manifest names by its hash.
+struct Inputs {
+    vmm: Vmm,
+    firmware_sha256: [u8; 32],
+    firmware: SnpFirmware,
+    kernel: Option<KernelHashes>,
+}
+
+impl Inputs {
+    fn read(args: &Snp) -> anyhow::Result<Self> {
+        let vmm = args.vmm.parse()?;
+        let image = files::read(&args.ovmf)?;
+        let firmware = SnpFirmware::parse(&image).with_context(|| format!("cannot measure {}", args.ovmf.display()))?;
+        let kernel = match &args.kernel {
+            Some(kernel) => Some(KernelHashes::of_files(kernel, args.initrd.as_deref(), args.append.as_deref().unwrap_or_default())?),
+            None => None,
+        };
+        let mut firmware_sha256 = [0; 32];
+        firmware_sha256.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, &image).as_ref());
+        Ok(Self { vmm, firmware_sha256, firmware, kernel })
     }
 }
 
 fn snp(args: &Snp, format: Format) -> anyhow::Result<Outcome> {
-    let vmm: Vmm = args.vmm.parse()?;
-    let vcpu_type: CpuModel = match (&args.vcpu_type, vmm) {
-        (Some(name), _) => name.parse()?,
-        (None, Vmm::Qemu) => bail!("QEMU's guests are measured with their CPU model; give --vcpu-type, such as EPYC-v4"),
+    if args.range {
+        return range::run(args, format);
+    }
+    if args.manifest.wanted() {
+        bail!("a manifest is signed for a range of guests; give --range with --sign");
+    }
+    let Inputs { vmm, firmware, kernel, .. } = Inputs::read(args)?;
+    let vcpu_type: CpuModel = match (args.vcpu_type.as_slice(), vmm) {
+        ([name], _) => name.parse()?,
+        ([], Vmm::Qemu) => bail!("QEMU's guests are measured with their CPU model; give --vcpu-type, such as EPYC-v4"),
         // Not part of the measurement there; any will do.
-        (None, _) => "EPYC".parse()?,
-    };
-    let firmware = SnpFirmware::read(&args.ovmf).with_context(|| format!("cannot measure {}", args.ovmf.display()))?;
-    let kernel = match &args.kernel {
-        Some(kernel) => Some(KernelHashes::of_files(kernel, args.initrd.as_deref(), args.append.as_deref().unwrap_or_default())?),
-        None => None,
+        ([], _) => "EPYC".parse()?,
+        _ => bail!("one digest is of one CPU model; give --vcpu-type once, or --range"),
     };
     let launch = SnpVcpus { kernel: kernel.as_ref(), vcpus: args.vcpus, vcpu_type, guest_features: args.guest_features, vmm };
     let digests = firmware.digests_per_vcpu_count(&launch)?;

@@ -1,15 +1,18 @@
 //! The commands, one file each.
 
 mod check;
+mod collateral;
 mod completions;
 mod image;
 mod initdata;
 mod kbs;
 mod measure;
 mod policy;
+mod secret;
 mod timeline;
 mod verify;
 mod verify_eventlog;
+mod verify_manifest;
 
 use clap::Subcommand;
 
@@ -29,6 +32,9 @@ pub(crate) enum Command {
     /// Sign, verify and try out agent policies.
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Seal secrets for Kubernetes to carry, and make the keys for it.
+    #[command(subcommand)]
+    Secret(secret::Command),
     /// Build and read initdata, the part of a pod the hardware measures.
     #[command(subcommand)]
     Initdata(initdata::Command),
@@ -37,6 +43,9 @@ pub(crate) enum Command {
     /// Verify evidence without a broker.
     #[command(subcommand)]
     Verify(verify::Command),
+    /// Fetch what evidence does not bring: certificates, revocation lists, TCB levels.
+    #[command(subcommand)]
+    Collateral(collateral::Command),
     /// Show what a pod's start spent its time on.
     Timeline(timeline::Args),
     /// Print a completion script for a shell.
@@ -50,9 +59,11 @@ pub(crate) fn run(command: Command, format: Format) -> anyhow::Result<Outcome> {
         Command::Measure(command) => measure::run(&command, format),
         Command::Image(command) => image::run(command, format),
         Command::Policy(command) => policy::run(&command, format),
+        Command::Secret(command) => secret::run(&command, format),
         Command::Initdata(command) => initdata::run(&command, format),
         Command::Kbs(args) => kbs::run(args, format),
         Command::Verify(command) => verify::run(&command, format),
+        Command::Collateral(command) => collateral::run(&command, format),
         Command::Timeline(args) => timeline::run(&args, format),
         Command::Completions(args) => completions::run(&args),
     }

@@ -10,14 +10,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
+use kata_cc_collateral::{BaseUrl, Collector, Sources};
 use kata_cc_evidence::{LaunchDigest, ReportData, TeeType};
 use kata_cc_policy::Initdata;
 use kata_cc_verifier::checks::{self, Checks};
-use kata_cc_verifier::collateral::Collateral;
 use kata_cc_verifier::snp::{RootSet, SnpTrust};
+use kata_cc_verifier::tdx;
 use kata_cc_verifier::{Expected, Trust, Verified, Verifier, Verifiers};
 use serde_json::Value;
 
+use super::collateral::collect;
 use crate::files;
 use crate::output::{Format, Outcome, show};
 
@@ -30,9 +32,11 @@ const MAX_CERTIFICATES: usize = 256;
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Verify a hardware report and show each check with the value compared.
-    Evidence(Args),
+    Evidence(Box<Args>),
     /// Show what an event log says, replay it, and hold it against registers.
     Eventlog(super::verify_eventlog::Args),
+    /// Verify a manifest of reference values and show what is in it.
+    Manifest(super::verify_manifest::Args),
 }
 
 /// Arguments of `verify evidence`.
@@ -47,6 +51,15 @@ pub(crate) struct Args {
     /// Directory with endorsement certificates (VCEK, VLEK; .der, .pem, .crt) and revocation lists (.crl) for evidence that brings none.
     #[arg(long, value_name = "DIR")]
     certs: Option<PathBuf>,
+    /// Directory with collateral, as `kata-cc collateral fetch` fills it.
+    #[arg(long, value_name = "DIR")]
+    collateral: Option<PathBuf>,
+    /// Fetch what is missing from AMD's key distribution service at this URL, such as https://kdsintf.amd.com.
+    #[arg(long, value_name = "URL")]
+    amd_kds: Option<BaseUrl>,
+    /// Fetch what is missing from Intel's provisioning certification service or a PCCS at this URL.
+    #[arg(long, value_name = "URL")]
+    intel_pcs: Option<BaseUrl>,
     /// What the guest must have put into the report: 64 bytes in hex.
     #[arg(long, value_name = "HEX")]
     report_data: Option<ReportData>,
@@ -89,6 +102,7 @@ pub(crate) fn run(command: &Command, format: Format) -> anyhow::Result<Outcome> 
     let args = match command {
         Command::Evidence(args) => args,
         Command::Eventlog(args) => return super::verify_eventlog::run(args, format),
+        Command::Manifest(args) => return super::verify_manifest::run(args, format),
     };
     let told = verify(args)?;
     show(format, "verify.evidence", &told.json(), || told.text())?;
@@ -115,8 +129,15 @@ fn verify(args: &Args) -> anyhow::Result<Told> {
         initdata_digest: initdata_digest.as_ref().map(|digest| digest.0.as_slice()),
         now_unix,
     };
+    let sources = Sources {
+        directory: args.collateral.clone(),
+        amd_kds: args.amd_kds.clone(),
+        intel_pcs: args.intel_pcs.clone(),
+        cache_directory: None,
+    };
+    let collateral = collect(&Collector::new(sources)?, &verifier.needs(&evidence))?;
     let mut checks = Checks::default();
-    let (verified, mut error) = match verifier.verify(&evidence, &expected, &Collateral::none(), &mut checks) {
+    let (verified, mut error) = match verifier.verify(&evidence, &expected, &collateral, &mut checks) {
         Ok(verified) => (Some(verified), None),
         Err(error) => (None, Some(error.to_string())),
     };
@@ -128,14 +149,18 @@ fn verify(args: &Args) -> anyhow::Result<Told> {
 
 fn trust(args: &Args) -> anyhow::Result<Trust> {
     let (endorsements, lists) = args.certs.as_deref().map(read_certs).transpose()?.unwrap_or_default();
-    let mut roots = RootSet::amd();
+    let (mut roots, mut tdx_roots) = (RootSet::amd(), tdx::RootSet::intel());
     for (name, path) in &args.simulated_root {
-        roots = roots.with_simulated(name, &files::read(path)?)?;
+        let pem = files::read(path)?;
+        match args.tee {
+            TeeType::Tdx => tdx_roots = tdx_roots.with_simulated(name, &pem)?,
+            _ => roots = roots.with_simulated(name, &pem)?,
+        }
     }
     for (path, list) in lists {
         roots = roots.with_revocation_list(&list).with_context(|| format!("cannot use {}", path.display()))?;
     }
-    Ok(Trust { snp: SnpTrust { endorsements, ..roots.into() } })
+    Ok(Trust { snp: SnpTrust { endorsements, ..roots.into() }, tdx: tdx_roots.into(), se: None })
 }
 
 fn initdata_digest(args: &Args) -> anyhow::Result<Option<Digest>> {
@@ -205,7 +230,7 @@ impl Told {
 }
 
 /// Evidence as JSON, or as raw bytes that the kind makes JSON of. No report or quote begins like a JSON object.
-fn read_evidence(path: &Path, verifier: &dyn Verifier) -> anyhow::Result<Value> {
+pub(super) fn read_evidence(path: &Path, verifier: &dyn Verifier) -> anyhow::Result<Value> {
     let bytes = files::read(path)?;
     if bytes.trim_ascii_start().starts_with(b"{") {
         return serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display()));

@@ -21,6 +21,9 @@ fn args(dir: &Path, certs: &Path) -> Args {
         tee: TeeType::Snp,
         evidence: dir.join("test-report.bin"),
         certs: Some(certs.to_owned()),
+        collateral: None,
+        amd_kds: None,
+        intel_pcs: None,
         report_data: None,
         host_data: None,
         initdata: None,
@@ -53,7 +56,7 @@ fn a_real_report_passes_and_what_was_not_compared_says_so() {
     let json = told.json();
     assert_eq!((&json["verified"], &json["tee"], &json["checks"][0]["status"]), (&true.into(), &"snp".into(), &"pass".into()));
     assert_eq!(json["claims"]["simulated"], false);
-    assert_eq!(run(&Command::Evidence(args(&dir, certs.path())), Format::Json).unwrap(), Outcome::Done);
+    assert_eq!(run(&Command::Evidence(Box::new(args(&dir, certs.path()))), Format::Json).unwrap(), Outcome::Done);
 }
 
 #[test]
@@ -82,14 +85,14 @@ fn a_wrong_expectation_fails_its_own_check_and_ends_there() {
     let wrong = Args { report_data: Some(ReportData([1; 64])), ..args(&dir, certs.path()) };
     assert_eq!(last(&wrong), ("report data", Ended::Fail));
     assert!(verify(&wrong).unwrap().text().contains("checks after the failed one were not reached"));
-    assert_eq!(run(&Command::Evidence(wrong), Format::Json).unwrap(), Outcome::No);
+    assert_eq!(run(&Command::Evidence(Box::new(wrong)), Format::Json).unwrap(), Outcome::No);
     let wrong = Args { host_data: Some(Digest(vec![1; 32])), ..args(&dir, certs.path()) };
     assert_eq!(last(&wrong), ("host data", Ended::Fail));
     let wrong = Args { measurement: vec![LaunchDigest([1; 48])], ..args(&dir, certs.path()) };
     assert_eq!(last(&wrong), ("measurement", Ended::Fail));
     // Genuine all the same: what it is may be seen.
     assert_eq!(verify(&wrong).unwrap().json()["claims"]["guest_svn"], 4);
-    assert_eq!(run(&Command::Evidence(wrong), Format::Json).unwrap(), Outcome::No);
+    assert_eq!(run(&Command::Evidence(Box::new(wrong)), Format::Json).unwrap(), Outcome::No);
     let late = Args { now: Some(parse_time("2099-01-01T00:00:00Z").unwrap()), ..args(&dir, certs.path()) };
     assert_eq!(last(&late), ("validity", Ended::Fail));
 }
@@ -143,4 +146,26 @@ fn arguments_of_another_form_are_refused() {
     for bad in ["2025-01-01", "yesterday", "1735689600"] {
         assert!(parse_time(bad).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn a_real_td_quote_is_shown_up_to_the_collateral_it_wants() {
+    let Some(dir) = vectors() else { return };
+    let quote = Args {
+        tee: TeeType::Tdx,
+        evidence: dir.join("../tdx_quote_6.dat"),
+        certs: None,
+        now: Some(parse_time("2026-01-01T00:00:00Z").unwrap()),
+        ..args(&dir, &dir)
+    };
+    let told = verify(&quote).unwrap();
+    let passed: Vec<_> = told.checks.all().iter().filter(|c| c.outcome == Ended::Pass).map(|c| c.name).collect();
+    assert_eq!(passed, ["quote", "QE vendor", "PCK chain", "PCK extensions", "QE report", "attestation key", "quote signature"]);
+    let error = told.error.unwrap();
+    assert!(error.contains("tdx/certification/v4/tcb?fmspc=") && error.contains("rootcacrl"), "{error}");
+    // Where some of it lies in a directory, the rest is named.
+    let files = tempfile::tempdir().unwrap();
+    std::fs::write(files.path().join("intel-pcs_sgx_certification_v4_rootcacrl"), b"x").unwrap();
+    let error = verify(&Args { collateral: Some(files.path().into()), ..quote }).unwrap().error.unwrap();
+    assert!(error.contains("tdx/certification/v4/tcb?fmspc=") && !error.contains("rootcacrl"), "{error}");
 }

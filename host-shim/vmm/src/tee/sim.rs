@@ -10,6 +10,27 @@ use serde::{Deserialize, Serialize};
 use super::strings;
 use crate::plan::LaunchPlan;
 
+/// The TEE that is simulated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SimulatedTee {
+    /// AMD SEV-SNP.
+    #[default]
+    Snp,
+    /// Intel TDX.
+    Tdx,
+}
+
+impl SimulatedTee {
+    /// A kernel command line that tells the simulation's half in the guest. In front: what comes behind `--` is for the agent.
+    pub(crate) fn cmdline(self, params: &str) -> String {
+        match self {
+            Self::Snp => params.to_owned(),
+            Self::Tdx => format!("tee_sim=tdx {params}").trim_end().to_owned(),
+        }
+    }
+}
+
 /// Parameters of the simulated TEE.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,6 +39,9 @@ pub struct Sim {
     pub tee_sim: PathBuf,
     /// Its key directory.
     pub keys: PathBuf,
+    /// Which TEE is simulated.
+    #[serde(default)]
+    pub simulated: SimulatedTee,
     /// The processor the launch digest is computed for.
     pub vcpu_type: String,
     /// The guest features of the launch digest.
@@ -56,9 +80,17 @@ impl Sim {
         add("--initrd", plan.initrd.clone().unwrap_or_default().into());
         add("--append", plan.cmdline.clone().into());
         add("--vcpus", plan.vcpus.to_string().into());
-        add("--vcpu-type", self.vcpu_type.clone().into());
-        add("--guest-features", format!("{:#x}", self.guest_features).into());
-        add("--host-data", hex::encode(plan.initdata_digest.padded::<32>()).into());
+        match self.simulated {
+            SimulatedTee::Snp => {
+                add("--vcpu-type", self.vcpu_type.clone().into());
+                add("--guest-features", format!("{:#x}", self.guest_features).into());
+                add("--host-data", hex::encode(plan.initdata_digest.padded::<32>()).into());
+            }
+            SimulatedTee::Tdx => {
+                add("--tee", "tdx".into());
+                add("--mr-config-id", hex::encode(plan.initdata_digest.padded::<48>()).into());
+            }
+        }
         arguments
     }
 }

@@ -1,9 +1,11 @@
 //! Running other programs: a log for each, signs of life, and Ctrl-C that ends them all.
 //!
-//! Each program is the leader of a process group. SIGINT and SIGTERM are blocked in every thread and taken by one of
-//! them; the group then gets SIGTERM, and SIGKILL when it does not end or on a second Ctrl-C.
+//! Each program is the leader of a process group. SIGINT and SIGTERM are handled, not blocked: what we start would
+//! inherit blocked signals, its own children too, and none of them could be ended by SIGTERM. The group of what runs
+//! then gets SIGTERM, and SIGKILL when it does not end or on a second Ctrl-C.
 //!
-//! Invariant: when a method returns, no process it started is left in that process group.
+//! Invariants: when a method returns, no process it started is left in that process group; no logged program runs
+//! longer than [`LIMIT`].
 
 use std::fs::{self, File};
 use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
@@ -16,11 +18,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// How long a program may take to end by itself after Ctrl-C. The lab has virtual machines to stop.
 const GRACE: Duration = Duration::from_secs(15);
+/// Longest that a logged program may run: twice what the slowest takes on two cores. One that hangs is to be named,
+/// not to use up all the time there is.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// Between signs of life where nobody watches a terminal.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 /// How much of a log is shown when a program fails.
@@ -54,16 +61,13 @@ enum Output {
 }
 
 impl Runner {
-    /// To be made before any other thread is: those would take the signals.
+    /// SIGINT and SIGTERM are ours from here on.
     pub(crate) fn new(logs: PathBuf) -> Result<Self> {
-        let mut signals = SigSet::empty();
-        signals.add(Signal::SIGINT);
-        signals.add(Signal::SIGTERM);
-        signals.thread_block().context("cannot block signals")?;
+        let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
         let listener = Arc::new(Mutex::new(Listener::default()));
         let told = Arc::clone(&listener);
         thread::spawn(move || {
-            while signals.wait().is_ok() {
+            for _ in &mut signals {
                 let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
                 let again = std::mem::replace(&mut told.interrupted, true);
                 match &told.to {
@@ -152,6 +156,11 @@ impl Runner {
                     deadline = Some(Instant::now() + GRACE);
                 }
                 Err(RecvTimeoutError::Timeout) if output == Output::Shown => {}
+                Err(RecvTimeoutError::Timeout) if started.elapsed() > LIMIT => {
+                    eprintln!("    {what}: not done after {}; ending it. Its last words are: {}", elapsed(started), tail(&log, 1).trim());
+                    let _ = killpg(group, Signal::SIGTERM);
+                    deadline = Some(Instant::now() + GRACE);
+                }
                 Err(RecvTimeoutError::Timeout) => sign_of_life(what, started, &log, terminal),
                 Err(RecvTimeoutError::Disconnected) => bail!("lost track of {program}"),
             }

@@ -128,6 +128,11 @@ pub trait Verifier: Send + Sync {
     /// The kind it verifies.
     fn tee(&self) -> TeeType;
 
+    /// Whether guests of this kind must be asked before they can make evidence.
+    fn asks(&self) -> bool {
+        false
+    }
+
     /// What a guest of this kind must be asked before it can make evidence, in the kind's JSON form; nothing for kinds whose evidence needs no request.
     ///
     /// # Errors
@@ -179,7 +184,7 @@ pub struct Trust {
     /// Of TDX evidence.
     pub tdx: tdx::TdxTrust,
     /// Of Secure Execution evidence. Without it there is nobody who could have asked for any, and it is refused.
-    pub se: Option<se::SeTrust>,
+    pub se: Option<se::CurrentTrust>,
 }
 
 /// All verifiers, and the one place that says which kind has which.

@@ -13,13 +13,14 @@ const ALLOWED: &[(&str, &[&str], &[&str])] = &[
     // Its tests hold the logs it makes against what reads them.
     ("attester", &["evidence"], &["verifier"]),
     // Its tests bend each part of what a made-up Intel signs.
-    ("verifier", &["evidence"], &["sim-intel"]),
+    ("verifier", &["evidence"], &["sim-intel", "sim-uv"]),
     ("collateral", &["verifier"], &[]),
     ("kbs-protocol", &["evidence"], &[]),
     // Its tests have a guest to talk to: one with simulated evidence.
     // Of `policy` it has the signed documents: one code for envelopes, whoever opens them.
     ("kbs", &["collateral", "evidence", "kbs-protocol", "policy", "verifier"], &["tee-sim"]),
     ("sim-intel", &["evidence"], &[]),
+    ("sim-uv", &["evidence"], &[]),
     ("tee-sim", &["evidence", "firmware", "sim-intel"], &["collateral", "verifier"]),
     ("image-pull", &["evidence"], &[]),
     ("policy", &["evidence"], &[]),

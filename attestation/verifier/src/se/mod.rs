@@ -20,6 +20,7 @@ mod request;
 mod seal;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use crate::checks::Checks;
 use crate::collateral::Collateral;
@@ -35,19 +36,7 @@ pub use seal::SealingKey;
 use seal::Secrets;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
-
-/// What is trusted of Secure Execution.
-#[derive(Clone, Debug)]
-pub struct SeTrust {
-    /// Host-key documents, with roots, certificates and revocation lists.
-    pub documents: Documents,
-    /// Headers' tags of the images that may run.
-    pub images: Vec<ImageTags>,
-    /// For the memory of requests.
-    pub sealing_key: SealingKey,
-    /// Longest time between request and evidence, in seconds.
-    pub max_age: u64,
-}
+pub use trust::{CurrentTrust, SeTrust};
 
 /// What evidence must be bound to.
 #[derive(Clone, Copy, Debug)]
@@ -187,7 +176,7 @@ fn check_user_data(user_data: &[u8], expected: &SeExpected<'_>, checks: &mut Che
 
 /// Secure Execution among the kinds of evidence.
 pub(crate) struct SeVerifier {
-    pub(crate) trust: SeTrust,
+    pub(crate) trust: CurrentTrust,
 }
 
 impl Verifier for SeVerifier {
@@ -195,8 +184,12 @@ impl Verifier for SeVerifier {
         TeeType::Se
     }
 
+    fn asks(&self) -> bool {
+        true
+    }
+
     fn challenge(&self, now_unix: u64) -> Result<Option<Value>, VerifyError> {
-        let challenge = challenge(&self.trust, now_unix)?;
+        let challenge = challenge(&self.trust.get(), now_unix)?;
         serde_json::to_value(challenge).map(Some).map_err(|source| VerifyError::Malformed { tee: TeeType::Se, source })
     }
 
@@ -214,7 +207,7 @@ impl Verifier for SeVerifier {
         let evidence = Evidence::deserialize(evidence).map_err(|source| VerifyError::Malformed { tee: TeeType::Se, source })?;
         let expected =
             SeExpected { report_data: expected.report_data, initdata_digest: expected.initdata_digest, now_unix: expected.now_unix };
-        let verified = verify(&evidence, &expected, &self.trust, checks)?;
+        let verified = verify(&evidence, &expected, &self.trust.get(), checks)?;
         Ok(Verified { tee: TeeType::Se, claims: verified.claims(), simulated_root: None })
     }
 }

@@ -439,7 +439,7 @@ fn refuses_evidence_of_another_exchange_or_other_initdata() {
 #[test]
 fn is_a_kind_of_evidence_where_it_is_configured() {
     let Some(world) = World::new() else { return };
-    let verifiers = Verifiers::new(Trust { se: Some(world.trust.clone()), ..Trust::hardware() });
+    let verifiers = Verifiers::new(Trust { se: Some(world.trust.clone().into()), ..Trust::hardware() });
     let verifier = verifiers.get(TeeType::Se).expect("configured");
     let asked = verifier.challenge(NOW).expect("made").expect("needed");
     let challenge: Challenge = serde_json::from_value(asked).expect("a challenge");

@@ -10,6 +10,8 @@
 #   rtmr_0, xfam                      of TDX: the virtual machines they may run in (hex); rtmr_0 differs with the number of CPUs and the memory
 #   tdx_tcb_status                    of TDX: Intel's judgements that will do; without it, UpToDate alone
 #   mr_seam                           of TDX: the modules that will do (hex); without it, any that Intel signed and judges so
+#   se_tag                            of Secure Execution: header tags (hex) of the images that may have secrets
+#   se_image_phkh                     of Secure Execution: the host keys (hex) that may have unpacked them; without it, any that is trusted
 #   init_data                         digests (hex) of the initdata that may have secrets, or:
 #   policy_trusted_keys               the keys (PEM) that sign such initdata, with
 #   policy_min_version                the lowest version of the policy in it (a number); without it, initdata of any age will do
@@ -124,7 +126,7 @@ hardware := 2 if {
 	input.tdx.tcb_status in td_tcb_statuses
 	input.tdx.tcb_status != "Revoked"
 	input.tdx.collateral_expiration_status == "0"
-	wanted_module(modules)
+	wanted(input.tdx.mr_seam, modules)
 	genuine_td
 }
 
@@ -136,13 +138,13 @@ td_tcb_statuses := statuses if {
 	count(statuses) > 0
 }
 
-# Nothing registered is an empty list.
-wanted_module(modules) if {
-	is_array(modules)
-	count(modules) == 0
+# Nothing registered is an empty list: then any will do.
+wanted(_, registered) if {
+	is_array(registered)
+	count(registered) == 0
 }
 
-wanted_module(modules) if input.tdx.mr_seam in modules
+wanted(found, registered) if found in registered
 
 # The host describes the virtual machine to the firmware, and RTMR0 has what it said, ACPI tables among it: code that the kernel runs.
 configuration := 3 if {
@@ -173,3 +175,28 @@ no_service_td(digest) if is_null(digest)
 no_service_td(digest) if digest == zeros(48)
 
 configuration := 97 if input.tdx.td_attributes.debug == true
+
+# Secure Execution. The verifier takes the measurement of configured images alone, and of machines whose host keys IBM vouches for and has not
+# withdrawn: there is no security version to compare.
+genuine_se if input.se.simulated == false
+
+executables := 3 if {
+	input.se
+	images := query_reference_value("se_tag")
+	input.se.tag in images
+	genuine_se
+}
+
+hardware := 2 if {
+	input.se
+	machines := query_reference_value("se_image_phkh")
+	wanted(input.se.image_phkh, machines)
+	genuine_se
+}
+
+# The image is encrypted and has its command line in it; what the host adds is initdata.
+configuration := 3 if {
+	input.se
+	owner
+	genuine_se
+}

@@ -167,12 +167,19 @@ impl fmt::Debug for SessionId {
     }
 }
 
+fn nonce_digest(nonce: &str) -> [u8; 32] {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, nonce.as_bytes()).as_ref());
+    digest
+}
+
 /// A session that has a challenge out and waits for evidence. Serialisable, so that several brokers may share a store.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AwaitAttest {
     id: SessionId,
     tee: TeeType,
-    nonce: String,
+    /// SHA-256: a nonce that asks for something is kilobytes long, and anybody may open sessions.
+    nonce: [u8; 32],
     algorithm: String,
     expires_at: u64,
 }
@@ -215,7 +222,7 @@ impl AwaitAttest {
         let session = Self {
             id: SessionId::generate()?,
             tee: request.tee,
-            nonce: nonce.clone(),
+            nonce: nonce_digest(&nonce),
             algorithm: algorithm.as_str().into(),
             expires_at: now.saturating_add(lifetime),
         };
@@ -266,7 +273,7 @@ impl AwaitAttest {
             return Err(ServerError::Expired);
         }
         let Attestation { init_data, runtime_data, tee_evidence } = attestation;
-        if runtime_data.nonce != self.nonce {
+        if nonce_digest(&runtime_data.nonce) != self.nonce {
             return Err(ServerError::Nonce);
         }
         let runtime_log = additional::runtime_log(&tee_evidence.additional_evidence)?;

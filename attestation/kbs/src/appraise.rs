@@ -49,7 +49,7 @@ pub enum Refusal {
     Verify(#[from] VerifyError),
     /// A runtime event log beside evidence that has a register in use for one, or brings its own.
     #[error(
-        "a runtime event log beside evidence of kind \"{tee}\": expected beside that of \"snp\", or of \"tdx\" with an RTMR3 of zero, alone; \
+        "a runtime event log beside evidence of kind \"{tee}\": expected beside that of \"snp\" or \"se\", or of \"tdx\" with an RTMR3 of zero, alone; \
          others bring or bind their own"
     )]
     RuntimeLogOf {
@@ -106,6 +106,22 @@ impl Appraiser {
     /// An appraiser that trusts these roots.
     pub fn new(trust: Trust) -> Self {
         Self { verifiers: Arc::new(Verifiers::new(trust)), policies: Arc::default() }
+    }
+
+    /// Whether guests of this kind are asked for their evidence.
+    ///
+    /// # Errors
+    /// When evidence of this kind cannot be verified here at all.
+    pub fn asks(&self, tee: TeeType) -> Result<bool, VerifyError> {
+        Ok(self.verifiers.get(tee)?.asks())
+    }
+
+    /// What such a guest is asked.
+    ///
+    /// # Errors
+    /// When nothing that is trusted allows to ask.
+    pub fn challenge(&self, tee: TeeType, now: u64) -> Result<Option<Value>, VerifyError> {
+        self.verifiers.get(tee)?.challenge(now)
     }
 
     /// What the verifier will look for beside this evidence.
@@ -188,7 +204,7 @@ fn kept(mut claims: Value) -> Value {
 fn runtime_events(tee: TeeType, claims: &Value, log: &[u8]) -> Result<Value, Refusal> {
     let unused = claims.get("rtmr_3").and_then(Value::as_str).is_some_and(|register| register.bytes().all(|digit| digit == b'0'));
     match tee {
-        TeeType::Snp => {}
+        TeeType::Snp | TeeType::Se => {}
         TeeType::Tdx if unused => {}
         _ => return Err(Refusal::RuntimeLogOf { tee }),
     }

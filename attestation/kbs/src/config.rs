@@ -15,6 +15,7 @@ mod admin;
 mod collateral;
 mod http;
 mod references;
+mod se;
 mod snp;
 mod tdx;
 
@@ -22,6 +23,7 @@ pub use admin::{Admin, IdentityProvider, Role};
 pub use collateral::Collateral;
 pub use http::Http;
 pub use references::References;
+pub use se::Se;
 use serde::Deserialize;
 pub use snp::Snp;
 use std::net::SocketAddr;
@@ -85,6 +87,8 @@ pub struct Config {
     /// TDX evidence.
     #[serde(default)]
     pub tdx: Tdx,
+    /// Secure Execution. Without it no guest of this kind can be asked for evidence.
+    pub se: Option<Se>,
     /// What evidence does not bring.
     #[serde(default)]
     pub collateral: Collateral,
@@ -181,6 +185,9 @@ impl Config {
         }
         self.http.check()?;
         self.references.check()?;
+        if let Some(se) = &self.se {
+            se.check()?;
+        }
         if self.token.issuer.is_empty() {
             return invalid("`token.issuer` is empty".into());
         }
@@ -217,14 +224,20 @@ fn check_simulated_roots(table: &str, roots: &[SimulatedRoot]) -> Result<(), Con
 
 /// Reads a text file of at most `max` bytes.
 pub fn read_bounded(path: &Path, max: u64) -> Result<String, ConfigError> {
+    let fail = |error| ConfigError::Read { path: path.into(), source: std::io::Error::new(std::io::ErrorKind::InvalidData, error) };
+    String::from_utf8(read_bytes(path, max)?).map_err(fail)
+}
+
+/// Reads a file of at most `max` bytes.
+pub fn read_bytes(path: &Path, max: u64) -> Result<Vec<u8>, ConfigError> {
     use std::io::Read;
     let fail = |source| ConfigError::Read { path: path.into(), source };
-    let mut text = String::new();
-    std::fs::File::open(path).map_err(fail)?.take(max + 1).read_to_string(&mut text).map_err(fail)?;
-    if text.len() as u64 > max {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).map_err(fail)?.take(max + 1).read_to_end(&mut bytes).map_err(fail)?;
+    if bytes.len() as u64 > max {
         return Err(ConfigError::Invalid(format!("{} is larger than {max} bytes", path.display())));
     }
-    Ok(text)
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -297,6 +310,16 @@ mod tests {
         let rules = Config::parse(&text).unwrap().tdx.rules();
         assert_eq!((rules.require_sept_ve_disable, rules.minimum_tcb_evaluation_data_number), (false, 20));
         refused(&format!("{MINIMAL}[tdx]\nallow_debug = true\n"), "unknown field");
+    }
+
+    #[test]
+    fn secure_execution_is_configured_whole_or_not_at_all() {
+        assert!(Config::parse(MINIMAL).unwrap().se.is_none());
+        let with = |images: &str| format!("{MINIMAL}[se]\nroots = [\"r\"]\ncertificates = [\"c\"]\nhost_keys = [\"h\"]\n{images}\n");
+        assert!(Config::parse(&with("images = [\"i\"]")).unwrap().se.unwrap().revocation_lists.is_empty());
+        refused(&with(""), "missing field `images`");
+        refused(&with("images = []"), "`se.images` is empty");
+        refused(&with("images = [\"i\"]\noffline = true"), "unknown field");
     }
 
     #[test]

@@ -4,16 +4,19 @@ use anyhow::Context;
 use clap::Parser;
 use kata_cc_kbs::admin::{Admins, Origin};
 use kata_cc_kbs::appraise::Appraiser;
-use kata_cc_kbs::config::{Config, read_bounded};
+use kata_cc_kbs::config::{Config, Se, read_bounded};
 use kata_cc_kbs::listen;
 use kata_cc_kbs::reference::References;
+use kata_cc_kbs::secure_execution::{Files, SecureExecution};
 use kata_cc_kbs::server::{Broker, Clock, Parts, router};
 use kata_cc_kbs::store::{Db, Store, StoreError};
 use kata_cc_kbs::tls::ServerCertificate;
 use kata_cc_kbs_protocol::TokenSigner;
 use kata_cc_verifier::Trust;
+use kata_cc_verifier::se::SealingKey;
 use kata_cc_verifier::snp::{RootSet, SnpTrust};
 use kata_cc_verifier::tdx::{self, TdxTrust};
+use ring::rand::{SecureRandom as _, SystemRandom};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -54,8 +57,13 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let tdx = tdx_trust(&config)?;
     let snp = SnpTrust { rules: config.snp.rules(), ..roots.into() };
     let references = References::configured(&config.references)?;
+    // A clock before 1970 reads as 0: every certificate is then "not yet valid", so nothing is released.
+    let clock: Clock = Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
     if cli.check_config {
         Admins::configured(&config.admin)?;
+        if let Some(se) = &config.se {
+            Files::read(se)?.tell(clock())?;
+        }
         eprintln!("The configuration is good.");
         return Ok(());
     }
@@ -70,10 +78,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         let made = TokenSigner::generate().map_err(|_| StoreError::Corrupt("token key"))?;
         Ok::<_, StoreError>(Zeroizing::new(made.to_bytes().to_vec()))
     })?;
+    let se = config.se.as_ref().map(|se| secure_execution(se, &mut db, &config, clock())).transpose()?;
     let parts = Parts {
         store: Store::start(db).context("cannot start the store's thread")?,
         admins,
-        appraiser: Appraiser::new(Trust { snp, tdx, se: None }),
+        appraiser: Appraiser::new(Trust { snp, tdx, se: se.as_ref().map(SecureExecution::current) }),
         collector: config.collateral.collector(&config.data_dir).context("[collateral]")?,
         signer: TokenSigner::from_bytes(&signer)?,
         session_lifetime: config.session_lifetime(),
@@ -81,9 +90,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         issuer: config.token.issuer.clone(),
         secure: tls.is_some(),
     };
-    // A clock before 1970 reads as 0: every certificate is then "not yet valid", so nothing is released.
-    let clock: Clock = Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
-    let broker = Arc::new(Broker::new(parts, clock)?.with_auth_rate(config.http.auth_rate()).with_references(references));
+    let broker = Arc::new(Broker::new(parts, Arc::clone(&clock))?.with_auth_rate(config.http.auth_rate()).with_references(references));
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
@@ -95,6 +102,9 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         let acceptor = tls.as_ref().map(ServerCertificate::acceptor).transpose()?;
         if let Some(certificate) = tls {
             tokio::spawn(certificate.follow(signal(SignalKind::hangup())?));
+        }
+        if let Some(se) = se {
+            tokio::spawn(se.follow(signal(SignalKind::hangup())?, move || clock()));
         }
         listen::serve_within(config.http.limits(), listener, acceptor, router(broker), async {
             tokio::select! {
@@ -127,6 +137,16 @@ fn tell(references: &References, db: &Db) -> Result<(), StoreError> {
         );
     }
     Ok(())
+}
+
+fn secure_execution(se: &Se, db: &mut Db, config: &Config, now: u64) -> anyhow::Result<SecureExecution> {
+    let sealing_key = db.key_or("se", || {
+        let mut key = Zeroizing::new(vec![0; 32]);
+        SystemRandom::new().fill(&mut key).map_err(|_| StoreError::Corrupt("the random number generator"))?;
+        Ok::<_, StoreError>(key)
+    })?;
+    let sealing_key = <[u8; 32]>::try_from(sealing_key.as_slice()).map_err(|_| StoreError::Corrupt("the key that seals requests"))?;
+    Ok(SecureExecution::load(se.clone(), SealingKey::new(sealing_key), config.session_lifetime_seconds, now)?)
 }
 
 fn tdx_trust(config: &Config) -> anyhow::Result<TdxTrust> {

@@ -3,17 +3,15 @@
 //! **Invariant:** a certificate that cannot be used never replaces one that can; connections that are open keep what they have.
 
 use crate::config::Tls;
+use crate::follow::follow;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use tokio_rustls::TlsAcceptor;
-
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(10);
 
 /// Why TLS could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -75,28 +73,8 @@ impl ServerCertificate {
     }
 
     /// Reloads when a file has changed or `nudge` says so, for ever.
-    pub async fn follow(self, mut nudge: tokio::signal::unix::Signal) {
-        let mut seen = self.changed_at();
-        loop {
-            let asked = tokio::select! {
-                _ = nudge.recv() => true,
-                () = tokio::time::sleep(LOOK) => false,
-            };
-            let now = self.changed_at();
-            if !asked && now == seen {
-                continue;
-            }
-            match self.reload() {
-                Ok(()) => {
-                    seen = now;
-                    tracing::info!("certificate and private key were read again");
-                }
-                // Also while one file is new and the other not yet: the next look finds both, since `seen` is still the old time.
-                Err(error) => {
-                    tracing::error!(error = %crate::server::error::causes(&error), "certificate and private key stay as they were")
-                }
-            }
-        }
+    pub async fn follow(self, nudge: tokio::signal::unix::Signal) {
+        follow("certificate and private key", nudge, || self.changed_at(), || self.reload()).await;
     }
 
     fn changed_at(&self) -> [Option<SystemTime>; 2] {

@@ -18,7 +18,7 @@ const ALLOWED: &[(&str, &[&str], &[&str])] = &[
     ("kbs-protocol", &["evidence"], &[]),
     // Its tests have a guest to talk to: one with simulated evidence.
     // Of `policy` it has the signed documents: one code for envelopes, whoever opens them.
-    ("kbs", &["collateral", "evidence", "kbs-protocol", "policy", "verifier"], &["tee-sim"]),
+    ("kbs", &["collateral", "evidence", "kbs-protocol", "policy", "verifier"], &["sim-uv", "tee-sim"]),
     ("sim-intel", &["evidence"], &[]),
     ("sim-uv", &["evidence"], &[]),
     ("tee-sim", &["evidence", "firmware", "sim-intel"], &["collateral", "verifier"]),

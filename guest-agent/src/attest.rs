@@ -74,6 +74,8 @@ impl Attester {
             tsm_report: "/dev/null/none".into(),
             sev_guest: "/dev/null".into(),
             tdx_guest: "/dev/null/none".into(),
+            prot_virt_guest: "/dev/null/none".into(),
+            uv: "/dev/null/none".into(),
         };
         let nowhere = kata_cc_attester::runtime_log::RuntimePaths { register: "/nowhere/rtmr3".into(), firmware: "/nowhere/CCEL".into() };
         Self {
@@ -97,12 +99,13 @@ impl Attester {
         Ok(answer.map_err(|_| AttestError::Died)??)
     }
 
-    /// Evidence over `report_data`, in the form brokers take.
+    /// Evidence over `report_data`, in the form brokers take; `nonce` is the broker's, where one asked.
     ///
     /// # Errors
     /// When the TEE gives none, or nobody knows what its runtime register holds.
-    pub(crate) async fn evidence(&self, report_data: [u8; 64]) -> Result<serde_json::Value, AttestError> {
-        let evidence = self.ask(move |tee, log| tee.evidence(&ReportData(report_data), log)).await?;
+    pub(crate) async fn evidence(&self, report_data: [u8; 64], nonce: Option<&str>) -> Result<serde_json::Value, AttestError> {
+        let nonce = nonce.map(str::to_owned);
+        let evidence = self.ask(move |tee, log| tee.evidence(&ReportData(report_data), nonce.as_deref(), log)).await?;
         Ok(serde_json::to_value(evidence)?)
     }
 

@@ -128,9 +128,9 @@ impl Prover {
         }
     }
 
-    async fn evidence(&self, report_data: [u8; 64]) -> Result<serde_json::Value, AttestError> {
+    async fn evidence(&self, report_data: [u8; 64], nonce: &str) -> Result<serde_json::Value, AttestError> {
         match self {
-            Self::Tee(attester) => attester.evidence(report_data).await,
+            Self::Tee(attester) => attester.evidence(report_data, Some(nonce)).await,
             #[cfg(test)]
             Self::Stated => Ok(serde_json::json!({ "report_data": kata_cc_evidence::ReportData(report_data) })),
         }
@@ -305,7 +305,7 @@ impl Broker {
             Some(log) if evidence.takes_runtime_log() => evidence.with_runtime_log(&log)?,
             _ => evidence,
         };
-        let report = self.prover.evidence(*evidence.report_data().as_bytes()).await?;
+        let report = self.prover.evidence(*evidence.report_data().as_bytes(), evidence.nonce()).await?;
         let init_data = InitData { format: "toml".to_owned(), body: self.init_data.clone() };
         let (token, request) = evidence.submit(report, Some(init_data))?;
         Ok(token.handle(&self.send(&request).await?, now())?)

@@ -303,7 +303,7 @@ impl Rest {
         let Some(attester) = &self.attester else {
             return Answer::error(503, "no TEE\n");
         };
-        match attester.evidence(report_data).await {
+        match attester.evidence(report_data, None).await {
             Ok(evidence) => Answer::ok("application/json", evidence.to_string().into_bytes()),
             Err(error) => Answer::error(502, format!("{}\n", crate::errors::with_causes(&error))),
         }

@@ -1,6 +1,6 @@
 //! Evidence of whichever TEE this is, in the form brokers take.
 
-use kata_cc_evidence::{snp, tdx};
+use kata_cc_evidence::{se, snp, tdx};
 use serde::Serialize;
 
 /// Evidence of one kind. Serialises to that kind's JSON form.
@@ -11,6 +11,8 @@ pub enum Evidence {
     Snp(Box<snp::Evidence>),
     /// A TDX quote, with the event log that replays to its RTMRs if there is one.
     Tdx(Box<tdx::Evidence>),
+    /// An answer of the ultravisor.
+    Se(Box<se::Evidence>),
 }
 
 /// What came is not evidence.

@@ -1,11 +1,12 @@
 //! The guest's side of attestation: get evidence from the hardware, and hold it against the initdata this guest was given.
 //!
 //! Evidence comes from the kernel's configfs-tsm interface, or, on kernels without it, SNP's from `/dev/sev-guest`; a TD's report of itself from
-//! `/dev/tdx_guest`. There is no third way: a guest without a TEE gets an error, never evidence of a weaker kind.
+//! `/dev/tdx_guest`; that of Secure Execution from `/dev/uv`. There is no other way: a guest without a TEE gets an error, never evidence of a weaker
+//! kind.
 //!
 //! ```text
-//! detect -> Attester --launched_with(digest of the initdata)--> () or stop
-//!                    --evidence(report data, runtime log)-----> Evidence
+//! detect -> Attester --launched_with(digest of the initdata)-------> () or stop
+//!                    --evidence(report data, nonce, runtime log)---> Evidence
 //! ```
 //! Not here: sending evidence anywhere, verifying it, deciding what to do when there is none.
 
@@ -22,6 +23,7 @@ mod tdx_guest;
 #[cfg(test)]
 mod tests;
 pub mod tsm;
+mod uv;
 
 use std::path::{Path, PathBuf};
 
@@ -34,14 +36,16 @@ use snp::SnpReports;
 use td::Td;
 pub use tdx_guest::TdxGuestError;
 use tsm::Provider;
+use uv::SeGuest;
+pub use uv::UvError;
 
 /// Why there is no evidence.
 #[derive(Debug, thiserror::Error)]
 pub enum AttestError {
     /// No interface is there.
     #[error(
-        "this guest has no TEE: no report provider at {} and no device {}; it must be launched as a SEV-SNP guest or a TD, with a kernel \
-         that has CONFIG_TSM_REPORTS",
+        "this guest has no TEE: no report provider at {} and no device {}; it must be launched as a SEV-SNP guest, a TD or a guest of Secure \
+         Execution, with a kernel that has CONFIG_TSM_REPORTS (on s390x: CONFIG_S390_UV_UAPI)",
         tsm.display(),
         device.display()
     )]
@@ -71,6 +75,9 @@ pub enum AttestError {
     /// TDX's device failed.
     #[error(transparent)]
     TdxGuest(#[from] TdxGuestError),
+    /// The ultravisor gave nothing.
+    #[error(transparent)]
+    Uv(#[from] UvError),
     /// The host made no quote.
     #[error(
         "the host made no quote of this TD within 30 s or failed to: its VMM must have a quote generation service that answers (QEMU: \
@@ -105,11 +112,21 @@ pub struct Paths {
     pub sev_guest: PathBuf,
     /// The TDX guest device.
     pub tdx_guest: PathBuf,
+    /// Where the kernel says whether this is a guest of Secure Execution.
+    pub prot_virt_guest: PathBuf,
+    /// The ultravisor device.
+    pub uv: PathBuf,
 }
 
 impl Default for Paths {
     fn default() -> Self {
-        Self { tsm_report: tsm::DEFAULT_PATH.into(), sev_guest: "/dev/sev-guest".into(), tdx_guest: "/dev/tdx_guest".into() }
+        Self {
+            tsm_report: tsm::DEFAULT_PATH.into(),
+            sev_guest: "/dev/sev-guest".into(),
+            tdx_guest: "/dev/tdx_guest".into(),
+            prot_virt_guest: uv::PROT_VIRT_GUEST.into(),
+            uv: "/dev/uv".into(),
+        }
     }
 }
 
@@ -123,6 +140,7 @@ pub struct Attester {
 enum Source {
     Snp(SnpReports),
     Tdx(Td),
+    Se(SeGuest),
 }
 
 impl Attester {
@@ -147,6 +165,15 @@ impl Attester {
             true => Err(AttestError::Several { device: device.display().to_string(), provider: provider.name() }),
             false => Ok(()),
         };
+        if uv::is_guest(&paths.prot_virt_guest) {
+            if let Some(device) = [&paths.sev_guest, &paths.tdx_guest].into_iter().find(|device| device.exists()) {
+                return Err(AttestError::Several { device: device.display().to_string(), provider: "Secure Execution" });
+            }
+            if let Some(provider) = interface.probe()? {
+                return Err(AttestError::Several { device: paths.prot_virt_guest.display().to_string(), provider: provider.name() });
+            }
+            return Ok(Self { source: Source::Se(SeGuest::new(&paths.uv)) });
+        }
         // SNP's device is for kernels older than configfs-tsm only: a provider that is there but fails, or is unknown, is an error.
         let source = match interface.probe()? {
             Some(Provider::SevGuest) => {
@@ -172,12 +199,14 @@ impl Attester {
         match self.source {
             Source::Snp(_) => TeeType::Snp,
             Source::Tdx(_) => TeeType::Tdx,
+            Source::Se(_) => TeeType::Se,
         }
     }
 
     /// Checks that this guest was launched with the initdata of this digest. Blocking, for milliseconds.
     ///
-    /// The report comes from our own hardware through our own kernel: nobody could replay one, so no nonce is needed.
+    /// The report comes from our own hardware through our own kernel: nobody could replay one, so no nonce is needed. Secure Execution has no field
+    /// to compare: there the digest is put into all evidence from now on, and whoever verifies that compares it.
     ///
     /// # Errors
     /// When it was not, or the hardware does not say. The guest must not go on.
@@ -185,6 +214,7 @@ impl Attester {
         let found = match &self.source {
             Source::Snp(reports) => LaunchField::HostData(reports.evidence(&ReportData::ZERO)?.report().host_data),
             Source::Tdx(td) => LaunchField::MrConfigId(td.own_report()?.mr_config_id),
+            Source::Se(guest) => return Ok(guest.given(digest)?),
         };
         Ok(check_initdata_bound(found, digest)?)
     }
@@ -193,11 +223,14 @@ impl Attester {
     /// minute when the host does not let it. A quote takes what the host's quoting service takes, in steps of a second: Linux's driver
     /// looks for the answer that often, and 30 times at most.
     ///
+    /// `nonce` is the broker's, where there is one: for Secure Execution its request is in it, and without a request there is no evidence. Other
+    /// kinds do not look at it; it is in the report data.
+    ///
     /// Evidence of a TD has the event log with it that replays to the RTMRs of its quote, `log` with it where that is extended into RTMR3.
     ///
     /// # Errors
     /// When the interface fails, what it gives is not evidence over `report_data`, or the log is in doubt.
-    pub fn evidence(&self, report_data: &ReportData, log: &RuntimeLog) -> Result<Evidence, AttestError> {
+    pub fn evidence(&self, report_data: &ReportData, nonce: Option<&str>, log: &RuntimeLog) -> Result<Evidence, AttestError> {
         match &self.source {
             Source::Snp(reports) => {
                 let evidence = reports.evidence(report_data)?;
@@ -206,6 +239,11 @@ impl Attester {
                 Ok(Evidence::Snp(Box::new(evidence)))
             }
             Source::Tdx(td) => Ok(Evidence::Tdx(Box::new(td.evidence(report_data, log)?))),
+            Source::Se(guest) => {
+                let evidence = guest.evidence(report_data, nonce)?;
+                log.check()?;
+                Ok(Evidence::Se(Box::new(evidence)))
+            }
         }
     }
 }

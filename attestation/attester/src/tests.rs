@@ -16,7 +16,13 @@ use crate::tsm::tests::{Kernel, interface};
 const ALG: HashAlgorithm = HashAlgorithm::SHA384;
 
 fn paths(dir: &Path) -> Paths {
-    Paths { tsm_report: dir.join("report"), sev_guest: dir.join("sev-guest"), tdx_guest: dir.join("tdx_guest") }
+    Paths {
+        tsm_report: dir.join("report"),
+        sev_guest: dir.join("sev-guest"),
+        tdx_guest: dir.join("tdx_guest"),
+        prot_virt_guest: dir.join("prot_virt_guest"),
+        uv: dir.join("uv"),
+    }
 }
 
 #[test]
@@ -35,11 +41,11 @@ fn a_guest_that_seems_to_be_of_two_kinds_is_of_none() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let paths = paths(dir.path());
     let found = |provider: Option<&str>, devices: &[&Path]| {
-        for device in [&paths.sev_guest, &paths.tdx_guest] {
+        for device in [&paths.sev_guest, &paths.tdx_guest, &paths.prot_virt_guest] {
             let _ = fs::remove_file(device);
         }
         for device in devices {
-            fs::write(device, b"").expect("writes");
+            fs::write(device, b"1\n").expect("writes");
         }
         let kernel = match provider {
             Some(provider) => Kernel { provider: provider.into(), ..Kernel::default() },
@@ -47,12 +53,13 @@ fn a_guest_that_seems_to_be_of_two_kinds_is_of_none() {
         };
         Attester::detect_with(interface(kernel), &paths).map(|attester| attester.tee())
     };
-    let (sev, tdx) = (paths.sev_guest.as_path(), paths.tdx_guest.as_path());
+    let (sev, tdx, se) = (paths.sev_guest.as_path(), paths.tdx_guest.as_path(), paths.prot_virt_guest.as_path());
     for (provider, devices, kind) in [
         (Some("sev_guest"), &[sev][..], TeeType::Snp),
         (Some("sev_guest"), &[], TeeType::Snp),
         (None, &[sev], TeeType::Snp),
         (Some("tdx_guest"), &[tdx], TeeType::Tdx),
+        (None, &[se], TeeType::Se),
     ] {
         assert_eq!(found(provider, devices).expect("one kind"), kind, "{provider:?} {devices:?}");
     }
@@ -62,9 +69,29 @@ fn a_guest_that_seems_to_be_of_two_kinds_is_of_none() {
         (Some("sev_guest"), &[sev, tdx]),
         (Some("tdx_guest"), &[sev, tdx]),
         (None, &[sev, tdx]),
+        (None, &[se, sev]),
+        (None, &[se, tdx]),
+        (Some("sev_guest"), &[se]),
+        (Some("tdx_guest"), &[se]),
     ] {
         assert!(matches!(found(provider, devices), Err(AttestError::Several { .. })), "{provider:?} {devices:?}");
     }
+}
+
+/// A guest of Secure Execution cannot see what it was launched with: it says what it was given, in evidence.
+#[test]
+fn secure_execution_makes_evidence_of_initdata_and_a_request_alone() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let paths = paths(dir.path());
+    fs::write(&paths.prot_virt_guest, b"1\n").expect("writes");
+    let guest = Attester::detect_at(&paths).expect("Secure Execution");
+    let log = RuntimeLog::open_at(&Place::new().paths()).expect("a new log");
+    let evidence = |nonce| guest.evidence(&ReportData::ZERO, nonce, &log).expect_err("no device");
+    assert!(matches!(evidence(None), AttestError::Uv(UvError::NoInitdata)));
+    guest.launched_with(&[1; 32]).expect("remembered");
+    assert!(matches!(guest.launched_with(&[2; 32]), Err(AttestError::Uv(UvError::OtherInitdata))));
+    assert!(matches!(evidence(None), AttestError::Uv(UvError::NotAsked)));
+    assert!(matches!(evidence(Some("AAAA")), AttestError::Uv(UvError::Challenge(_))));
 }
 
 #[test]
@@ -139,7 +166,7 @@ fn a_quote_comes_with_the_log_that_replays_to_its_registers() {
     log.record(&Aael::new("kata-cc", "StartContainer", "{}").expect("well formed")).expect("records");
     let attester = td(move |inblob| quote(report_data(inblob), registers), place.0.path());
     assert_eq!(attester.tee(), TeeType::Tdx);
-    let Evidence::Tdx(evidence) = attester.evidence(&ReportData([5; 64]), &log).expect("evidence") else { panic!("of a TD") };
+    let Evidence::Tdx(evidence) = attester.evidence(&ReportData([5; 64]), None, &log).expect("evidence") else { panic!("of a TD") };
     assert_eq!(replayed(evidence.cc_eventlog().expect("a log")), registers);
     assert_eq!(evidence.quote().body.report_data, ReportData([5; 64]));
 }
@@ -170,7 +197,7 @@ fn the_verifier_takes_the_log_beside_a_quote_and_reads_the_agents_events_in_it()
         log.record_for_workload(&Aael::new("example.com", "op", "text").expect("well formed")).expect("records");
         let registers = replayed(&log.snapshot().expect("whole"));
         let attester = td(move |inblob| quote(report_data(inblob), registers), place.0.path());
-        let Evidence::Tdx(evidence) = attester.evidence(&ReportData::ZERO, &log).expect("evidence") else { panic!("of a TD") };
+        let Evidence::Tdx(evidence) = attester.evidence(&ReportData::ZERO, None, &log).expect("evidence") else { panic!("of a TD") };
 
         let sent = EventLog::parse(evidence.cc_eventlog().expect("a log")).expect("parses");
         let rtmrs = evidence.quote().body.rtmr.map(|register| register.0);
@@ -193,7 +220,7 @@ fn a_quote_whose_rtmr3_nobody_can_explain_is_not_given_out() {
     fs::write(place.paths().register, [0; 48]).expect("writes");
     let log = RuntimeLog::open_at(&place.paths()).expect("opens");
     let attester = td(|inblob| quote(report_data(inblob), [[0; 48], [0; 48], [0; 48], [9; 48]]), place.0.path());
-    let refused = attester.evidence(&ReportData::ZERO, &log).expect_err("refused");
+    let refused = attester.evidence(&ReportData::ZERO, None, &log).expect_err("refused");
     assert!(matches!(refused, AttestError::Log(RuntimeLogError::Register { .. })), "{refused}");
 }
 
@@ -203,16 +230,16 @@ fn where_events_are_in_no_register_the_quote_comes_with_the_firmwares_log_alone(
     let log = RuntimeLog::open_at(&place.paths()).expect("opens");
     log.record(&Aael::new("kata-cc", "SetPolicy", "{}").expect("well formed")).expect("records");
     let attester = td(|inblob| quote(report_data(inblob), replayed(&firmware_log())), place.0.path());
-    let cc_eventlog = || match attester.evidence(&ReportData::ZERO, &log).expect("evidence") {
+    let cc_eventlog = || match attester.evidence(&ReportData::ZERO, None, &log).expect("evidence") {
         Evidence::Tdx(evidence) => evidence.cc_eventlog().map(<[u8]>::to_vec),
-        Evidence::Snp(_) => panic!("of a TD"),
+        Evidence::Snp(_) | Evidence::Se(_) => panic!("of a TD"),
     };
     assert_eq!(cc_eventlog(), None);
     fs::write(place.paths().firmware, firmware_log()).expect("writes");
     let sent = cc_eventlog().expect("a log");
     assert_eq!((replayed(&sent), sent.ends_with(b"firmware")), (replayed(&firmware_log()), true));
     fs::write(place.paths().firmware, b"no log").expect("writes");
-    assert!(matches!(attester.evidence(&ReportData::ZERO, &log), Err(AttestError::Log(RuntimeLogError::Firmware(_)))));
+    assert!(matches!(attester.evidence(&ReportData::ZERO, None, &log), Err(AttestError::Log(RuntimeLogError::Firmware(_)))));
 }
 
 #[test]
@@ -220,11 +247,11 @@ fn quotes_over_other_data_and_what_is_no_quote_are_refused() {
     let place = Place::new();
     let log = RuntimeLog::open_at(&place.paths()).expect("opens");
     let other = td(|_| quote([6; 64], [[0; 48]; 4]), place.0.path());
-    assert!(matches!(other.evidence(&ReportData([5; 64]), &log), Err(AttestError::ReportData { .. })));
+    assert!(matches!(other.evidence(&ReportData([5; 64]), None, &log), Err(AttestError::ReportData { .. })));
     let none = td(|_| Vec::new(), place.0.path());
-    assert!(matches!(none.evidence(&ReportData([5; 64]), &log), Err(AttestError::NoQuote)));
+    assert!(matches!(none.evidence(&ReportData([5; 64]), None, &log), Err(AttestError::NoQuote)));
     let none = td(|_| b"no quote".to_vec(), place.0.path());
-    assert!(matches!(none.evidence(&ReportData([5; 64]), &log), Err(AttestError::Evidence(MalformedEvidence::Tdx(_)))));
+    assert!(matches!(none.evidence(&ReportData([5; 64]), None, &log), Err(AttestError::Evidence(MalformedEvidence::Tdx(_)))));
 }
 
 #[test]
@@ -239,6 +266,6 @@ fn serialised_evidence_is_its_kinds_own_form() {
     let place = Place::new();
     let log = RuntimeLog::open_at(&place.paths()).expect("opens");
     let attester = td(|inblob| quote(report_data(inblob), [[0; 48]; 4]), place.0.path());
-    let json = serde_json::to_value(attester.evidence(&ReportData::ZERO, &log).expect("evidence")).expect("serialises");
+    let json = serde_json::to_value(attester.evidence(&ReportData::ZERO, None, &log).expect("evidence")).expect("serialises");
     assert_eq!(json.as_object().map(|fields| fields.keys().cloned().collect::<Vec<_>>()), Some(vec!["cc_eventlog".into(), "quote".into()]));
 }

@@ -13,6 +13,7 @@
 
 mod admin;
 mod collateral;
+mod development;
 mod http;
 mod references;
 mod se;
@@ -21,6 +22,7 @@ mod tdx;
 
 pub use admin::{Admin, IdentityProvider, Role};
 pub use collateral::Collateral;
+pub use development::Development;
 pub use http::Http;
 pub use references::References;
 pub use se::Se;
@@ -95,6 +97,9 @@ pub struct Config {
     /// Whose reference values count.
     #[serde(default)]
     pub references: References,
+    /// What no broker with real secrets allows.
+    #[serde(default)]
+    pub development: Development,
     /// The tokens that are issued.
     #[serde(default)]
     pub token: Token,
@@ -300,6 +305,13 @@ mod tests {
         refused(&with("development = [\"production\"]"), "production");
         refused(&with("development = [\"test\"]"), "unknown variant");
         refused(&with("unsigned = true"), "unknown field");
+    }
+
+    #[test]
+    fn evidence_that_nobody_signed_is_looked_at_only_where_it_is_named() {
+        assert!(!Config::parse(MINIMAL).unwrap().development.sample_evidence);
+        assert!(Config::parse(&format!("{MINIMAL}[development]\nsample_evidence = true\n")).unwrap().development.sample_evidence);
+        refused(&format!("{MINIMAL}[development]\nsample = true\n"), "unknown field");
     }
 
     #[test]

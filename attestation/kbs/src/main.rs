@@ -79,10 +79,14 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Ok::<_, StoreError>(Zeroizing::new(made.to_bytes().to_vec()))
     })?;
     let se = config.se.as_ref().map(|se| secure_execution(se, &mut db, &config, clock())).transpose()?;
+    let sample = config.development.sample_evidence;
+    if sample {
+        tracing::warn!("evidence of kind \"sample\" will be looked at, which anybody can make; the default policy refuses it");
+    }
     let parts = Parts {
         store: Store::start(db).context("cannot start the store's thread")?,
         admins,
-        appraiser: Appraiser::new(Trust { snp, tdx, se: se.as_ref().map(SecureExecution::current) }),
+        appraiser: Appraiser::new(Trust { snp, tdx, se: se.as_ref().map(SecureExecution::current), sample }),
         collector: config.collateral.collector(&config.data_dir).context("[collateral]")?,
         signer: TokenSigner::from_bytes(&signer)?,
         session_lifetime: config.session_lifetime(),

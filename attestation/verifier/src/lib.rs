@@ -15,6 +15,7 @@
 pub mod checks;
 pub mod collateral;
 pub mod eventlog;
+pub mod sample;
 pub mod se;
 pub mod snp;
 pub mod tdx;
@@ -77,7 +78,7 @@ pub enum VerifyError {
         verified: String,
     },
     /// Evidence anybody can make.
-    #[error("evidence of kind \"{tee}\" proves nothing, since anybody can make it; it is always refused")]
+    #[error("evidence of kind \"{tee}\" proves nothing, since anybody can make it; it is refused")]
     NoTrust {
         /// The kind.
         tee: TeeType,
@@ -107,6 +108,9 @@ pub enum VerifyError {
     /// Evidence of Secure Execution did not verify, or no request for it can be made.
     #[error("Secure Execution evidence is refused: {0}")]
     Se(#[from] se::SeError),
+    /// Sample evidence is not even that.
+    #[error("sample evidence is refused: {0}")]
+    Sample(#[from] sample::SampleError),
 }
 
 impl VerifyError {
@@ -119,6 +123,7 @@ impl VerifyError {
             Self::Snp(error) => error.rule(),
             Self::Tdx(error) => error.rule(),
             Self::Se(error) => error.rule(),
+            Self::Sample(error) => error.rule(),
         }
     }
 }
@@ -185,6 +190,9 @@ pub struct Trust {
     pub tdx: tdx::TdxTrust,
     /// Of Secure Execution evidence. Without it there is nobody who could have asked for any, and it is refused.
     pub se: Option<se::CurrentTrust>,
+    /// Whether evidence is looked at that nobody signed. For trying CoCo's clients; no policy that comes with the broker affirms it but the one for
+    /// that.
+    pub sample: bool,
 }
 
 /// All verifiers, and the one place that says which kind has which.
@@ -196,7 +204,7 @@ impl Trust {
     /// The makers' roots alone, with the default rules.
     #[must_use]
     pub fn hardware() -> Self {
-        Self { snp: snp::RootSet::amd().into(), tdx: tdx::RootSet::intel().into(), se: None }
+        Self { snp: snp::RootSet::amd().into(), tdx: tdx::RootSet::intel().into(), se: None, sample: false }
     }
 }
 
@@ -207,6 +215,9 @@ impl Verifiers {
         let mut all: Vec<Box<dyn Verifier>> =
             vec![Box::new(snp::SnpVerifier { trust: trust.snp }), Box::new(tdx::TdxVerifier { trust: trust.tdx })];
         all.extend(trust.se.map(|trust| Box::new(se::SeVerifier { trust }) as Box<dyn Verifier>));
+        if trust.sample {
+            all.push(Box::new(sample::SampleVerifier));
+        }
         Self { all }
     }
 
@@ -236,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sample_evidence_is_always_refused_and_others_are_unsupported() {
+    fn sample_evidence_is_refused_by_default_and_others_are_unsupported() {
         let verifiers = Verifiers::new(Trust::hardware());
         for tee in TeeType::ALL {
             match (tee, verifiers.get(tee)) {

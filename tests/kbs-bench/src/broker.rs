@@ -14,8 +14,6 @@ use crate::evidence::Machine;
 pub(crate) const SECRET: &[u8] = b"a layer key of thirty-two bytes.";
 /// Where.
 pub(crate) const RESOURCE: &str = "default/key/bench";
-/// Releases to a guest under a simulated root, and asks of everything else what the default policy asks.
-const POLICY: &str = include_str!("../../../attestation/kbs/policies/simulated-attestation.rego");
 /// Longest start.
 const START: Duration = Duration::from_secs(20);
 /// Clock ticks a second in `/proc/PID/stat` (proc(5)): fixed on Linux, whatever the kernel was built with.
@@ -78,7 +76,7 @@ impl Broker {
         let secret = self._dir.path().join("secret");
         let policy = self._dir.path().join("policy.rego");
         fs::write(&secret, SECRET)?;
-        fs::write(&policy, POLICY)?;
+        fs::write(&policy, machine.policy())?;
         let url = format!("http://{}", self.address);
         let admin = |args: &[&str]| -> Result<()> {
             let output = Command::new(bin.join("kata-cc")).args(["kbs", "--url", &url, "--admin-key"]).arg(key).args(args).output()?;

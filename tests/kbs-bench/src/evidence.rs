@@ -6,6 +6,8 @@ use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use kata_cc_evidence::{HostData, LaunchDigest, MrConfigId, ReportData, TeeType, snp, tdx};
 use kata_cc_tee_sim::identity::{self, Hierarchy, Identity};
 use kata_cc_tee_sim::intel::{self, COLLATERAL_DIR, ROOT_FILE};
@@ -15,7 +17,7 @@ use kata_cc_tee_sim::wire::ReportRequest;
 use kata_cc_verifier::checks::Checks;
 use kata_cc_verifier::collateral::{Collateral, Item, Need, Source};
 use kata_cc_verifier::{Expected, Trust, Verifiers, snp as verifier_snp, tdx as verifier_tdx};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// As in AMD's roots.
 const RSA_BITS: usize = 4096;
@@ -33,11 +35,13 @@ pub(crate) enum Kind {
     /// A TDX quote with its event log, and collateral from files: P-256 over quote, QE report, PCK certificate, PCK CA, both revocation lists,
     /// TCB info, QE identity and their signer.
     Tdx,
+    /// CoCo's sample evidence, without any signature: what the broker itself takes, and what Trustee was measured with.
+    Sample,
 }
 
 impl Kind {
     /// Every kind.
-    pub(crate) const ALL: &[Self] = &[Self::Snp, Self::Tdx];
+    pub(crate) const ALL: &[Self] = &[Self::Snp, Self::Tdx, Self::Sample];
 }
 
 impl fmt::Display for Kind {
@@ -52,6 +56,7 @@ impl Kind {
         match self {
             Self::Snp => TeeType::Snp,
             Self::Tdx => TeeType::Tdx,
+            Self::Sample => TeeType::Sample,
         }
     }
 }
@@ -62,6 +67,8 @@ pub(crate) enum Machine {
     Snp { identity: Box<Identity>, launched: Launched },
     /// Of TDX.
     Tdx { machine: Box<intel::Machine>, td: td::Launched },
+    /// Anybody.
+    Sample,
 }
 
 /// A reference value: its name, and values.
@@ -76,6 +83,7 @@ impl Machine {
                 launched: Launched { measurement: LaunchDigest(MEASUREMENT), host_data: HostData::ZERO, report_id: [1; 32] },
             }),
             Kind::Tdx => Ok(Self::Tdx { machine: Box::new(intel::Machine::generate(now()?)), td: launched_td()? }),
+            Kind::Sample => Ok(Self::Sample),
         }
     }
 
@@ -94,6 +102,15 @@ impl Machine {
                 let collateral = format!("[collateral]\ndirectory = \"{}\"\n", keys.join(COLLATERAL_DIR).display());
                 Ok(named("tdx.simulated_roots", &keys.join(ROOT_FILE)) + &collateral)
             }
+            Self::Sample => Ok("[development]\nsample_evidence = true\n".into()),
+        }
+    }
+
+    /// The attestation policy that affirms it, and asks of everything else what the default policy asks.
+    pub(crate) fn policy(&self) -> &'static str {
+        match self {
+            Self::Snp { .. } | Self::Tdx { .. } => include_str!("../../../attestation/kbs/policies/simulated-attestation.rego"),
+            Self::Sample => include_str!("../../../attestation/kbs/policies/sample-attestation.rego"),
         }
     }
 
@@ -111,6 +128,7 @@ impl Machine {
                     ("init_data", td.mr_config_id.to_string()),
                 ]
             }
+            Self::Sample => Vec::new(),
         }
     }
 
@@ -125,6 +143,7 @@ impl Machine {
                 let quote = td.quote(&machine.identity, *report_data)?;
                 Ok(serde_json::to_value(tdx::Evidence::from_raw(&quote, Some(&td.event_log))?)?)
             }
+            Self::Sample => Ok(json!({"svn": "1", "report_data": STANDARD.encode(report_data.0)})),
         }
     }
 
@@ -139,6 +158,7 @@ impl Machine {
                 let roots = verifier_tdx::RootSet::intel().with_simulated(ROOT, &machine.root)?;
                 Ok(Trust { tdx: roots.into(), ..Trust::hardware() })
             }
+            Self::Sample => Ok(Trust { sample: true, ..Trust::hardware() }),
         }
     }
 
@@ -202,5 +222,6 @@ mod tests {
         };
         snp.verify_ms(Kind::Snp, 1).unwrap();
         Machine::make(Kind::Tdx).unwrap().verify_ms(Kind::Tdx, 1).unwrap();
+        Machine::Sample.verify_ms(Kind::Sample, 1).unwrap();
     }
 }

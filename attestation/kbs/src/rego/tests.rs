@@ -5,6 +5,7 @@ use serde_json::json;
 
 const ATTESTATION: &str = include_str!("../../policies/default-attestation.rego");
 const SIMULATED: &str = include_str!("../../policies/simulated-attestation.rego");
+const SAMPLE: &str = include_str!("../../policies/sample-attestation.rego");
 const RESOURCE: &str = include_str!("../../policies/default-resource.rego");
 
 #[test]
@@ -382,6 +383,19 @@ fn default_attestation_takes_the_machines_that_are_registered() {
         let mut references = se_references();
         references.insert("se_image_phkh".into(), machines.clone());
         assert_eq!(claim(ATTESTATION, &genuine_se(), references, "hardware"), expected, "{machines}");
+    }
+}
+
+#[test]
+fn evidence_that_nobody_signed_is_affirmed_by_the_policy_for_it_alone() {
+    let input = json!({"init_data": "1d", "sample": {"simulated": true, "svn": "1"}});
+    assert_eq!(claim(SAMPLE, &input, ReferenceValues::new(), "executables"), 2);
+    for other in [genuine(), genuine_td(), genuine_se()] {
+        assert_eq!(claim(SAMPLE, &other, references(), "executables"), 97);
+    }
+    for policy in [ATTESTATION, SIMULATED] {
+        assert_eq!(claim(policy, &input, references(), "hardware"), 97);
+        assert_eq!(claim(policy, &input, references(), "executables"), 33);
     }
 }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 pub const RUNTIME_LOG: &str = "kata-cc-runtime-log";
 
 /// Evidence of that kind is not taken here.
+#[cfg(feature = "server")]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "additional_evidence: {reason}; expected an empty string, or a JSON object with \"{RUNTIME_LOG}\" alone, a runtime event log in base64"
@@ -34,6 +35,7 @@ pub(crate) fn of_runtime_log(log: &[u8]) -> Result<String, serde_json::Error> {
 }
 
 /// The runtime event log in a text; `None` in the empty one.
+#[cfg(feature = "server")]
 pub(crate) fn runtime_log(text: &str) -> Result<Option<Vec<u8>>, AdditionalEvidenceError> {
     if text.is_empty() {
         return Ok(None);
@@ -43,7 +45,7 @@ pub(crate) fn runtime_log(text: &str) -> Result<Option<Vec<u8>>, AdditionalEvide
     Ok(Some(log))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use super::*;
 

@@ -13,6 +13,7 @@ use kata_cc_evidence::{ReportData, TeeType};
 use serde_json::{Value, json};
 
 use crate::BASE_PATH;
+use crate::SESSION_COOKIE;
 use crate::additional;
 use crate::hash::{HashAlgorithm, UnknownHash};
 use crate::http::{HttpRequest, HttpResponse, MAX_BODY, Method};
@@ -25,7 +26,6 @@ use crate::message::{
 use crate::random::RandomError;
 use crate::resource::ResourcePath;
 use crate::secret::SecretBytes;
-use crate::server::SESSION_COOKIE;
 use crate::token::{TokenError, unverified_expiry};
 
 /// Longest nonce taken: SE brokers put a request of a few KiB there.
@@ -131,8 +131,7 @@ impl AwaitChallenge {
             Some(other) => return Err(UnknownHash { found: other.to_string().chars().take(32).collect() }.into()),
         };
         let tee_key = TeeKey::generate()?;
-        let runtime =
-            PrimaryRuntimeData { additional_evidence: String::new(), nonce: challenge.nonce, tee_pubkey: tee_key.public().to_jwk() };
+        let runtime = PrimaryRuntimeData { additional_evidence: String::new(), nonce: challenge.nonce, tee_pubkey: tee_key.to_jwk() };
         let report_data = algorithm.bind(&runtime).map_err(ClientError::Serialise)?;
         let takes_runtime_log = challenge.extra_params.get(additional::RUNTIME_LOG) == Some(&Value::Bool(true));
         Ok(AwaitEvidence { cookie, runtime, tee_key, algorithm, report_data, takes_runtime_log })

@@ -1,20 +1,24 @@
 //! Encrypted resources: flattened JWE (RFC 7516) with `ECDH-ES+A256KW` (RFC 7518 section 4.6) and `A256GCM`.
 //!
-//! Exactly this one combination. A message that names another is refused before any key is touched.
+//! What is opened is exactly this one combination, on P-256: a message that names another is refused before any key is touched. A broker seals to
+//! other keys as well, those of `recipient`.
 
 use aes_kw::KekAes256;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use p256::PublicKey;
 use p256::ecdh::diffie_hellman;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use ring::agreement::{self, ECDH_P256, EphemeralPrivateKey, UnparsedPublicKey};
 use ring::digest::{Context, SHA256};
-use ring::rand::SystemRandom;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::jwk::{self, TeeKey, TeePublicKey};
-use crate::random::{self, RandomError};
+use crate::jwk::{self, TeeKey};
+#[cfg(feature = "server")]
+use crate::random;
+use crate::random::RandomError;
+#[cfg(feature = "server")]
+use crate::recipient::{self, Recipient, TeePublicKey};
 use crate::secret::SecretBytes;
 
 const ENC: &str = "A256GCM";
@@ -63,19 +67,25 @@ pub enum JweError {
     TooLarge,
 }
 
+/// Key-encryption key.
+pub(crate) type Kek = Zeroizing<[u8; 32]>;
+
+/// The sender's public key of a key agreement.
 #[derive(Serialize, Deserialize)]
-struct Epk {
+pub(crate) struct Epk {
     kty: String,
     crv: String,
     x: String,
     y: String,
 }
 
+#[cfg(feature = "server")]
 impl Epk {
     /// Of an uncompressed point (SEC 1, section 2.3.3).
-    fn from_point(point: &[u8]) -> Option<Self> {
-        let (x, y) = point.strip_prefix(&[4])?.split_at_checked(32)?;
-        Some(Self { kty: "EC".into(), crv: "P-256".into(), x: URL_SAFE_NO_PAD.encode(x), y: URL_SAFE_NO_PAD.encode(y) })
+    pub(crate) fn from_point(crv: &str, point: &[u8]) -> Option<Self> {
+        let coordinates = point.strip_prefix(&[4])?;
+        let (x, y) = coordinates.split_at_checked(coordinates.len() / 2)?;
+        Some(Self { kty: "EC".into(), crv: crv.into(), x: URL_SAFE_NO_PAD.encode(x), y: URL_SAFE_NO_PAD.encode(y) })
     }
 }
 
@@ -83,7 +93,8 @@ impl Epk {
 struct Header {
     alg: String,
     enc: String,
-    epk: Epk,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    epk: Option<Epk>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     apu: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,25 +105,41 @@ struct Header {
     zip: Option<serde_json::Value>,
 }
 
+#[cfg(feature = "server")]
 impl Jwe {
     /// Encrypts `plaintext` to a guest's key.
     ///
     /// # Errors
     /// When there is no randomness.
     pub fn seal(plaintext: &[u8], recipient: &TeePublicKey) -> Result<Self, JweError> {
-        let (epk, kek) = agree_with(recipient)?;
         let content_key = Zeroizing::new(random::array::<32>()?);
         let iv = random::array::<12>()?;
-        Self::seal_with(plaintext, epk, &kek, &content_key, iv)
+        match recipient.kek()? {
+            Recipient::Agreed(epk, kek) => Self::seal_with(plaintext, epk, &kek, &content_key, iv),
+            Recipient::Rsa(key) => {
+                let wrapped = recipient::encrypt_oaep(key, content_key.as_slice())?;
+                Self::encrypt(plaintext, recipient::RSA_OAEP_256, None, &wrapped, &content_key, iv)
+            }
+        }
     }
 
     fn seal_with(plaintext: &[u8], epk: Epk, kek: &[u8; 32], content_key: &[u8; 32], iv: [u8; 12]) -> Result<Self, JweError> {
-        let header = Header { alg: jwk::ALGORITHM.into(), enc: ENC.into(), epk, apu: None, apv: None, crit: None, zip: None };
-        let header = serde_json::to_vec(&header).map_err(|_| JweError::Malformed { part: "protected" })?;
-        let protected = URL_SAFE_NO_PAD.encode(header);
-
         let mut wrapped = [0; 40];
         KekAes256::from(*kek).wrap(content_key, &mut wrapped).map_err(|_| JweError::KeyUnwrap)?;
+        Self::encrypt(plaintext, jwk::ALGORITHM, Some(epk), &wrapped, content_key, iv)
+    }
+
+    fn encrypt(
+        plaintext: &[u8],
+        alg: &str,
+        epk: Option<Epk>,
+        wrapped: &[u8],
+        content_key: &[u8; 32],
+        iv: [u8; 12],
+    ) -> Result<Self, JweError> {
+        let header = Header { alg: alg.into(), enc: ENC.into(), epk, apu: None, apv: None, crit: None, zip: None };
+        let header = serde_json::to_vec(&header).map_err(|_| JweError::Malformed { part: "protected" })?;
+        let protected = URL_SAFE_NO_PAD.encode(header);
 
         let mut buffer = Zeroizing::new(plaintext.to_vec());
         let tag = gcm_key(content_key)?
@@ -127,7 +154,9 @@ impl Jwe {
             protected,
         })
     }
+}
 
+impl Jwe {
     /// Decrypts with the guest's key.
     ///
     /// # Errors
@@ -135,18 +164,12 @@ impl Jwe {
     pub fn open(&self, key: &TeeKey) -> Result<SecretBytes, JweError> {
         let header: Header =
             serde_json::from_slice(&decode(&self.protected, "protected")?).map_err(|_| JweError::Malformed { part: "protected" })?;
-        let epk_fits = header.epk.kty == "EC" && header.epk.crv == "P-256";
-        if header.alg != jwk::ALGORITHM || header.enc != ENC || !epk_fits || header.crit.is_some() || header.zip.is_some() {
+        let epk = header.epk.filter(|epk| epk.kty == "EC" && epk.crv == jwk::P_256);
+        let Some(epk) = epk.filter(|_| header.alg == jwk::ALGORITHM && header.enc == ENC && header.crit.is_none() && header.zip.is_none())
+        else {
             return Err(JweError::Unsupported);
-        }
-        let ephemeral = TeePublicKey::try_from(&jwk::Jwk {
-            kty: header.epk.kty,
-            crv: header.epk.crv,
-            alg: jwk::ALGORITHM.into(),
-            x: header.epk.x,
-            y: header.epk.y,
-        })
-        .map_err(|_| JweError::Malformed { part: "epk" })?;
+        };
+        let ephemeral = jwk::point_from_coordinates(&epk.x, &epk.y).ok_or(JweError::Malformed { part: "epk" })?;
         let apu = header.apu.map_or(Ok(Vec::new()), |text| decode(&text, "apu"))?;
         let apv = header.apv.map_or(Ok(Vec::new()), |text| decode(&text, "apv"))?;
 
@@ -187,28 +210,14 @@ fn gcm_key(key: &[u8; 32]) -> Result<LessSafeKey, JweError> {
     UnboundKey::new(&AES_256_GCM, key).map(LessSafeKey::new).map_err(|_| JweError::KeyUnwrap)
 }
 
-/// A fresh key's public half, and the key-encryption key it gives with the recipient's. By ring, which takes a tenth of the time of the
-/// curve arithmetic that [`agree`] has: a broker does this for every secret, a guest opens but a few.
-fn agree_with(recipient: &TeePublicKey) -> Result<(Epk, Zeroizing<[u8; 32]>), JweError> {
-    let no_key = |_| JweError::Random(RandomError);
-    let ephemeral = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new()).map_err(no_key)?;
-    let public = ephemeral.compute_public_key().map_err(no_key)?;
-    let epk = Epk::from_point(public.as_ref()).ok_or(JweError::Malformed { part: "epk" })?;
-    let peer = UnparsedPublicKey::new(&ECDH_P256, recipient.to_point());
-    // The recipient's point is on the curve, so that nothing is left to refuse.
-    let kek = agreement::agree_ephemeral(ephemeral, &peer, |shared| concat_kdf::<32>(shared, jwk::ALGORITHM, &[], &[]))
-        .map_err(|_| JweError::Malformed { part: "epk" })?;
-    Ok((epk, kek))
-}
-
 /// Key-encryption key by ECDH and the Concat KDF.
-fn agree(own: &TeeKey, peer: &TeePublicKey, apu: &[u8], apv: &[u8]) -> Zeroizing<[u8; 32]> {
-    let shared = diffie_hellman(own.secret().to_nonzero_scalar(), peer.point().as_affine());
+fn agree(own: &TeeKey, peer: &PublicKey, apu: &[u8], apv: &[u8]) -> Kek {
+    let shared = diffie_hellman(own.secret().to_nonzero_scalar(), peer.as_affine());
     concat_kdf::<32>(shared.raw_secret_bytes().as_slice(), jwk::ALGORITHM, apu, apv)
 }
 
 /// Concat KDF (NIST SP 800-56A) with SHA-256 as RFC 7518 section 4.6.2 uses it. One round gives up to 32 bytes, all we need.
-fn concat_kdf<const N: usize>(shared: &[u8], algorithm: &str, apu: &[u8], apv: &[u8]) -> Zeroizing<[u8; N]> {
+pub(crate) fn concat_kdf<const N: usize>(shared: &[u8], algorithm: &str, apu: &[u8], apv: &[u8]) -> Zeroizing<[u8; N]> {
     const { assert!(N <= 32, "one round of SHA-256 gives 32 bytes") };
     let mut context = Context::new(&SHA256);
     context.update(&1_u32.to_be_bytes());
@@ -223,9 +232,15 @@ fn concat_kdf<const N: usize>(shared: &[u8], algorithm: &str, apu: &[u8], apv: &
     key
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use super::*;
+    use crate::jwk::Jwk;
+    use p256::elliptic_curve::sec1::ToEncodedPoint as _;
+
+    fn public(key: &TeeKey) -> TeePublicKey {
+        TeePublicKey::try_from(&key.to_jwk()).expect("a key")
+    }
 
     fn key_from_d(d: &str) -> TeeKey {
         let scalar = URL_SAFE_NO_PAD.decode(d).expect("base64url");
@@ -237,9 +252,10 @@ mod tests {
     fn concat_kdf_gives_the_key_of_rfc_7518_appendix_c() {
         let alice = key_from_d("0_NxaRPUMQoAJt50Gz8YiTr8gRTwyEaCumd-MToTmIo");
         let bob = key_from_d("VEmDZpDXXK8p8N0Cndsxs924q6nS1RXFASRl6BfUqdw");
-        assert_eq!(alice.public().to_jwk().x, "gI0GAILBdu7T53akrFmMyGcsF3n5dO7MmwNBHKW5SV0");
-        assert_eq!(bob.public().to_jwk().y, "e8lnCO-AlStT-NJVX-crhB7QRYhiix03illJOVAOyck");
-        let shared = diffie_hellman(alice.secret().to_nonzero_scalar(), bob.public().point().as_affine());
+        let is = |key: &TeeKey, x: &str, y: &str| matches!(key.to_jwk(), Jwk::Ec { x: a, y: b, .. } if a == x && b == y);
+        assert!(is(&alice, "gI0GAILBdu7T53akrFmMyGcsF3n5dO7MmwNBHKW5SV0", "SLW_xSffzlPWrHEVI30DHM_4egVwt3NQqeUD7nMFpps"));
+        assert!(is(&bob, "weNJy2HscCSM6AEDTDg04biOvhFhyyWvOHQfeF_PxMQ", "e8lnCO-AlStT-NJVX-crhB7QRYhiix03illJOVAOyck"));
+        let shared = diffie_hellman(alice.secret().to_nonzero_scalar(), bob.secret().public_key().as_affine());
         let key = concat_kdf::<16>(shared.raw_secret_bytes().as_slice(), "A128GCM", b"Alice", b"Bob");
         assert_eq!(URL_SAFE_NO_PAD.encode(*key), "VqqN6vgjbSBcIijNcacQGg");
     }
@@ -248,7 +264,7 @@ mod tests {
     fn sealed_resource_opens_with_the_right_key_only() {
         let key = TeeKey::generate().expect("random");
         for plaintext in [&b""[..], b"x", &[7; 5000]] {
-            let jwe = Jwe::seal(plaintext, &key.public()).expect("seals");
+            let jwe = Jwe::seal(plaintext, &public(&key)).expect("seals");
             assert_eq!(jwe.open(&key).expect("opens").expose(), plaintext);
             let other = TeeKey::generate().expect("random");
             assert_eq!(jwe.open(&other).map(|_| ()), Err(JweError::KeyUnwrap));
@@ -258,7 +274,7 @@ mod tests {
     #[test]
     fn two_seals_share_nothing() {
         let key = TeeKey::generate().expect("random");
-        let (one, two) = (Jwe::seal(b"same", &key.public()).expect("seals"), Jwe::seal(b"same", &key.public()).expect("seals"));
+        let (one, two) = (Jwe::seal(b"same", &public(&key)).expect("seals"), Jwe::seal(b"same", &public(&key)).expect("seals"));
         assert_ne!(one.protected, two.protected);
         assert_ne!(one.encrypted_key, two.encrypted_key);
         assert_ne!(one.iv, two.iv);
@@ -268,7 +284,7 @@ mod tests {
     #[test]
     fn wire_form_is_flattened_jwe() {
         let key = TeeKey::generate().expect("random");
-        let json = serde_json::to_value(Jwe::seal(b"data", &key.public()).expect("seals")).expect("serialises");
+        let json = serde_json::to_value(Jwe::seal(b"data", &public(&key)).expect("seals")).expect("serialises");
         let names: Vec<_> = json.as_object().expect("object").keys().cloned().collect();
         assert_eq!(names, ["ciphertext", "encrypted_key", "iv", "protected", "tag"]);
         let header: serde_json::Value =
@@ -280,7 +296,7 @@ mod tests {
     #[test]
     fn every_changed_part_is_refused() {
         let key = TeeKey::generate().expect("random");
-        let good = Jwe::seal(b"secret of some length", &key.public()).expect("seals");
+        let good = Jwe::seal(b"secret of some length", &public(&key)).expect("seals");
         let flip = |text: &str| {
             let mut bytes = URL_SAFE_NO_PAD.decode(text).expect("base64url");
             bytes[0] ^= 1;
@@ -306,7 +322,7 @@ mod tests {
     #[test]
     fn refuses_other_algorithms_and_critical_extensions() {
         let key = TeeKey::generate().expect("random");
-        let good = Jwe::seal(b"secret", &key.public()).expect("seals");
+        let good = Jwe::seal(b"secret", &public(&key)).expect("seals");
         let header: serde_json::Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(&good.protected).expect("b64")).expect("json");
         for (name, value) in [("alg", "ECDH-ES"), ("alg", "RSA1_5"), ("enc", "A128CBC-HS256"), ("crit", "x"), ("zip", "DEF")] {
             let mut changed = header.clone();
@@ -321,8 +337,8 @@ mod tests {
     fn fixed_inputs_give_a_fixed_message_that_opens() {
         let recipient = key_from_d("VEmDZpDXXK8p8N0Cndsxs924q6nS1RXFASRl6BfUqdw");
         let ephemeral = key_from_d("0_NxaRPUMQoAJt50Gz8YiTr8gRTwyEaCumd-MToTmIo");
-        let epk = Epk::from_point(ephemeral.public().to_point().as_bytes()).expect("a point");
-        let kek = agree(&ephemeral, &recipient.public(), &[], &[]);
+        let epk = Epk::from_point(jwk::P_256, ephemeral.secret().public_key().to_encoded_point(false).as_bytes()).expect("a point");
+        let kek = agree(&ephemeral, &recipient.secret().public_key(), &[], &[]);
         let jwe = Jwe::seal_with(b"fixed", epk, &kek, &[9; 32], [5; 12]).expect("seals");
         let expected: Jwe = serde_json::from_str(include_str!("../tests/jwe-v1.json")).expect("the saved sample parses");
         assert_eq!(jwe, expected);

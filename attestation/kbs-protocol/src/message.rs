@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn names_on_the_wire_are_the_protocols() {
-        let jwk = TeeKey::generate().expect("random").public().to_jwk();
+        let jwk = TeeKey::generate().expect("random").to_jwk();
         let attestation = Attestation {
             init_data: Some(InitData { format: "toml".into(), body: "x".into() }),
             runtime_data: RuntimeData { nonce: "n".into(), tee_pubkey: jwk },

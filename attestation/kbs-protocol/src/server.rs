@@ -14,15 +14,13 @@ use kata_cc_evidence::{Nonce, ReportData, TeeType};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::SESSION_COOKIE;
 use crate::additional::{self, AdditionalEvidenceError};
 use crate::hash::HashAlgorithm;
 use crate::jwe::{Jwe, JweError};
-use crate::jwk::{JwkError, TeePublicKey};
 use crate::message::{Attestation, Challenge, ErrorBody, InitData, MessageError, PROTOCOL_VERSION, PrimaryRuntimeData, Request};
 use crate::random::{self, RandomError};
-
-/// Name of the session cookie.
-pub const SESSION_COOKIE: &str = "kbs-session-id";
+use crate::recipient::{JwkError, TeePublicKey};
 
 /// Why the broker refuses a message.
 #[derive(Debug, thiserror::Error)]

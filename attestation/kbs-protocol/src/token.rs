@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::ear::Ear;
-use crate::jwk::{self, Jwk, TeePublicKey};
+use crate::jwk;
 use crate::random::{self, RandomError};
+#[cfg(feature = "server")]
+use crate::{jwk::Jwk, recipient::TeePublicKey};
 
 /// Largest token accepted.
 pub const MAX_TOKEN: usize = 128 * 1024;
@@ -261,6 +263,7 @@ impl VerifiedToken {
     ///
     /// # Errors
     /// When there is none or it is of a kind we do not encrypt to.
+    #[cfg(feature = "server")]
     pub fn tee_key(&self) -> Result<TeePublicKey, TokenError> {
         let value = self.claims.pointer(TEE_KEY_POINTER).ok_or(TokenError::NoTeeKey)?;
         let jwk = Jwk::deserialize(value).map_err(|_| TokenError::NoTeeKey)?;
@@ -321,7 +324,7 @@ mod tests {
     fn signed() -> (TokenSigner, TokenVerifier, TeePublicKey, String) {
         let signer = TokenSigner::generate().expect("random");
         let verifier = TokenVerifier::new([&signer.public_jwk()]).expect("a key");
-        let tee_key = TeeKey::generate().expect("random").public();
+        let tee_key = TeePublicKey::try_from(&TeeKey::generate().expect("random").to_jwk()).expect("a key");
         let token = signer.sign(&ear(&tee_key)).expect("signs");
         (signer, verifier, tee_key, token)
     }
@@ -330,7 +333,7 @@ mod tests {
     fn signed_token_verifies_and_carries_the_guests_key() {
         let (_, verifier, tee_key, token) = signed();
         let verified = verifier.verify(&token, NOW + 10).expect("verifies");
-        assert_eq!(verified.tee_key(), Ok(tee_key));
+        assert_eq!(verified.tee_key(), Ok(tee_key.clone()));
         assert_eq!(verified.ear(), &ear(&tee_key));
         let cpu0 = &verified.claims()["submods"]["cpu0"];
         assert_eq!(cpu0["ear.status"], "affirming");

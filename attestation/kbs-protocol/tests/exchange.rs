@@ -4,7 +4,7 @@ use kata_cc_evidence::{ReportData, TeeType};
 use kata_cc_kbs_protocol::ear::{EAT_PROFILE, VerifierId};
 use kata_cc_kbs_protocol::message::{Attestation, InitData, Request};
 use kata_cc_kbs_protocol::{
-    Appraisal, Attested, AttestedSession, AwaitAttest, AwaitEvidence, ClientError, ClientSession, Ear, HttpRequest, HttpResponse,
+    Appraisal, Attested, AttestedSession, AwaitAttest, AwaitEvidence, ClientError, ClientSession, Ear, HttpRequest, HttpResponse, Jwk,
     ServerError, SessionId, ToVerify, TokenSigner, TokenVerifier, TrustVector,
 };
 use serde_json::json;
@@ -163,7 +163,8 @@ fn server_refuses_late_unknown_and_malformed_messages() {
     assert!(matches!(server.attest(attestation, NOW), Err(ServerError::AdditionalEvidence(_))));
 
     let (server, mut attestation) = submit();
-    attestation.runtime_data.tee_pubkey.x = String::new();
+    let Jwk::Ec { x, .. } = &mut attestation.runtime_data.tee_pubkey else { panic!("an EC key") };
+    x.clear();
     assert!(matches!(server.attest(attestation, NOW), Err(ServerError::TeeKey(_))));
 
     let (server, mut attestation) = submit();

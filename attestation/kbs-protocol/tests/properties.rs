@@ -6,7 +6,7 @@ use kata_cc_evidence::{ReportData, TeeType};
 use kata_cc_kbs_protocol::jwe::Jwe;
 use kata_cc_kbs_protocol::message::{Attestation, Request};
 use kata_cc_kbs_protocol::{
-    AwaitAttest, AwaitChallenge, AwaitEvidence, ClientSession, HttpResponse, ResourcePath, ServerError, SessionId, TeeKey,
+    AwaitAttest, AwaitChallenge, AwaitEvidence, ClientSession, HttpResponse, ResourcePath, ServerError, SessionId, TeeKey, TeePublicKey,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -160,7 +160,7 @@ proptest! {
         changes in vec((any::<usize>(), any::<u8>()), 1..4),
     ) {
         let key = TeeKey::generate().expect("random");
-        let sealed = Jwe::seal(&secret, &key.public()).expect("seals");
+        let sealed = Jwe::seal(&secret, &TeePublicKey::try_from(&key.to_jwk()).expect("a key")).expect("seals");
         let opened = sealed.open(&key).expect("opens");
         prop_assert_eq!(opened.expose(), secret.as_slice());
         let mut text = serde_json::to_vec(&sealed).expect("serialises");

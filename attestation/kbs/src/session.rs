@@ -171,7 +171,7 @@ mod tests {
     }
 
     fn attested(token_len: usize, expires_at: u64) -> AttestedSession {
-        let jwk = kata_cc_kbs_protocol::TeeKey::generate().unwrap().public().to_jwk();
+        let jwk = kata_cc_kbs_protocol::TeeKey::generate().unwrap().to_jwk();
         let (session, Challenge { nonce, .. }) = challenged(100);
         let attestation = serde_json::from_value(json!({
             "runtime-data": {"nonce": nonce, "tee-pubkey": jwk},

@@ -286,7 +286,7 @@ fn simulated_evidence_without_a_configured_root_gets_no_token() {
 #[test]
 fn evidence_for_another_nonce_or_key_is_refused() {
     let broker = TestBroker::ready();
-    let stranger = kata_cc_kbs_protocol::TeeKey::generate().unwrap().public().to_jwk();
+    let stranger = kata_cc_kbs_protocol::TeeKey::generate().unwrap().to_jwk();
     let swapped = broker.attest_with(&launched(), None, |r| change(r, |m| m["runtime-data"]["tee-pubkey"] = json!(stranger)));
     refused(&swapped.unwrap_err(), 401, "report-data");
     let replayed = broker.attest_with(&launched(), None, |r| {

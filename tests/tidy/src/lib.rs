@@ -57,6 +57,8 @@ pub struct Crate {
     pub folder: PathBuf,
     /// What it is built from.
     pub dependencies: Vec<String>,
+    /// Those of them that only a feature asks for.
+    pub optional: Vec<String>,
     /// What its build script is built from.
     pub build_dependencies: Vec<String>,
     /// What its tests are built from besides.
@@ -79,10 +81,13 @@ fn read_crate(folder: &Path) -> Crate {
     let names = |section: &str| -> Vec<String> {
         manifest.get(section).and_then(toml::Value::as_table).map(|table| table.keys().cloned().collect()).unwrap_or_default()
     };
+    let optional =
+        |name: &String| manifest["dependencies"][name.as_str()].get("optional").is_some_and(|value| value.as_bool() == Some(true));
     Crate {
         name: manifest["package"]["name"].as_str().expect("a package has a name").to_owned(),
         folder: folder.to_path_buf(),
         dependencies: names("dependencies"),
+        optional: names("dependencies").into_iter().filter(optional).collect(),
         build_dependencies: names("build-dependencies"),
         dev_dependencies: names("dev-dependencies"),
     }

@@ -23,13 +23,26 @@ const UNNAMED: &[(&str, &str)] = &[("kata-cc-agent-protocol", "async-trait")];
 
 fn guest_dependencies(crates: &[Crate]) -> BTreeSet<String> {
     let guest = crates.iter().filter(|c| GUEST.contains(&c.name.as_str()));
-    guest.flat_map(|c| c.dependencies.iter()).filter(|name| !name.starts_with("kata-cc-")).cloned().collect()
+    let built = |c: &Crate| -> Vec<String> { c.dependencies.iter().filter(|name| !c.optional.contains(name)).cloned().collect() };
+    guest.flat_map(built).filter(|name| !name.starts_with("kata-cc-")).collect()
 }
 
 /// Names in the first column of the page's tables, in backticks; several may share a row.
 fn listed(page: &str) -> BTreeSet<String> {
     let cells = page.lines().filter_map(|line| line.strip_prefix('|')?.split('|').next());
     cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+}
+
+/// What a feature adds is the broker's: the guest asks for no features of these crates, its tests aside.
+#[test]
+fn the_guest_asks_for_no_feature_of_its_crates() {
+    let manifest: toml::Table = toml::from_str(&text(Path::new("guest-agent/Cargo.toml"))).expect("a manifest");
+    let dependencies = manifest["dependencies"].as_table().expect("a table");
+    let asks = |name: &&String| GUEST.contains(&name.as_str()) && dependencies[name.as_str()].get("features").is_some();
+    none("guest-agent/Cargo.toml asks for features", &dependencies.keys().filter(asks).cloned().collect::<Vec<_>>());
+    let workspace: toml::Table = toml::from_str(&text(Path::new("Cargo.toml"))).expect("a manifest");
+    let protocol = &workspace["workspace"]["dependencies"]["kata-cc-kbs-protocol"];
+    assert_eq!(protocol["default-features"].as_bool(), Some(false), "the broker's side would be in the guest");
 }
 
 #[test]
@@ -80,6 +93,7 @@ fn an_unused_dependency_is_found() {
         name: "x".to_owned(),
         folder: "x".into(),
         dependencies: vec!["serde-json".to_owned(), "hex".to_owned()],
+        optional: Vec::new(),
         build_dependencies: Vec::new(),
         dev_dependencies: Vec::new(),
     };

@@ -93,6 +93,7 @@ fn an_arrow_in_tests_and_a_crate_without_a_row_are_found() {
         name: name.to_owned(),
         folder: "x".into(),
         dependencies: Vec::new(),
+        optional: Vec::new(),
         build_dependencies: Vec::new(),
         dev_dependencies: dev.iter().map(|d| d.to_string()).collect(),
     };

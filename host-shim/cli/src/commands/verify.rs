@@ -160,7 +160,7 @@ fn trust(args: &Args) -> anyhow::Result<Trust> {
     for (path, list) in lists {
         roots = roots.with_revocation_list(&list).with_context(|| format!("cannot use {}", path.display()))?;
     }
-    Ok(Trust { snp: SnpTrust { endorsements, ..roots.into() }, tdx: tdx_roots.into(), se: None })
+    Ok(Trust { snp: SnpTrust { endorsements, ..roots.into() }, tdx: tdx_roots.into(), se: None, sample: false })
 }
 
 fn initdata_digest(args: &Args) -> anyhow::Result<Option<Digest>> {

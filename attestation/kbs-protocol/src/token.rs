@@ -3,11 +3,11 @@
 //! The algorithm is fixed, and a key found in a token's own header is never a reason to trust it.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use p256::elliptic_curve::sec1::ToEncodedPoint;
 use p256::{EncodedPoint, SecretKey};
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, UnparsedPublicKey};
+use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -117,9 +117,26 @@ impl TokenSigner {
             kid: URL_SAFE_NO_PAD.encode(thumbprint),
             x,
             y,
+            x5c: Vec::new(),
         };
         let header = json!({"alg": "ES256", "typ": "JWT", "kid": jwk.kid, "jwk": jwk});
         Ok(Self { scalar, pair, header: URL_SAFE_NO_PAD.encode(header.to_string()), jwk })
+    }
+
+    /// The same, with certificates of the key in each token's header and in the JWK set (`x5c`, RFC 7515 section 4.1.6): DER, the key's own first.
+    /// Whether they are of this key is for the caller to know.
+    #[must_use]
+    pub fn with_certificates(mut self, chain: &[Vec<u8>]) -> Self {
+        self.jwk.x5c = chain.iter().map(|certificate| STANDARD.encode(certificate)).collect();
+        let header = json!({"alg": "ES256", "typ": "JWT", "kid": self.jwk.kid, "jwk": self.jwk, "x5c": self.jwk.x5c});
+        self.header = URL_SAFE_NO_PAD.encode(header.to_string());
+        self
+    }
+
+    /// The public key as an uncompressed point (SEC 1 section 2.3.3).
+    #[must_use]
+    pub fn public_point(&self) -> &[u8] {
+        self.pair.public_key().as_ref()
     }
 
     /// The private scalar, for storing. Keep it where secrets are kept.
@@ -172,6 +189,9 @@ pub struct IssuerJwk {
     pub x: String,
     /// Y, base64url.
     pub y: String,
+    /// Certificates of the key, DER in standard base64. Nothing here looks at them: who has a reason to trust their issuer may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub x5c: Vec<String>,
 }
 
 /// Verifies tokens against a fixed set of issuer keys.
@@ -339,6 +359,20 @@ mod tests {
         assert_eq!(cpu0["ear.status"], "affirming");
         assert_eq!(cpu0["ear.trustworthiness-vector"]["executables"], 3);
         assert_eq!(unverified_expiry(&token), Ok(NOW + 300));
+    }
+
+    #[test]
+    fn certificates_are_in_header_and_key_set_and_change_nothing_for_our_verifier() {
+        let signer = TokenSigner::generate().expect("random").with_certificates(&[vec![0x30, 0], vec![0x30, 1, 0]]);
+        let tee_key = TeePublicKey::try_from(&TeeKey::generate().expect("random").to_jwk()).expect("a key");
+        let token = signer.sign(&ear(&tee_key)).expect("signs");
+        let header: Value = parse_part(token.split('.').next().expect("a header"), "header").expect("JSON");
+        assert_eq!((&header["x5c"], &header["jwk"]["x5c"]), (&json!(["MAA=", "MAEA"]), &json!(["MAA=", "MAEA"])));
+        assert!(TokenVerifier::new([&signer.public_jwk()]).expect("a key").verify(&token, NOW).is_ok());
+        // Without any there is no such field.
+        let (_, _, _, token) = signed();
+        let header: Value = parse_part(token.split('.').next().expect("a header"), "header").expect("JSON");
+        assert!(header.get("x5c").is_none() && header["jwk"].get("x5c").is_none());
     }
 
     #[test]

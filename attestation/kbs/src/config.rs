@@ -136,11 +136,15 @@ pub struct Token {
     pub lifetime_seconds: u64,
     /// The `iss` claim.
     pub issuer: String,
+    /// The key that signs, a PEM file with an EC key on P-256. Without it the broker makes one, and keeps it in the store.
+    pub signing_key: Option<PathBuf>,
+    /// Certificates of that key, a PEM file, the key's own first. They are in each token (`x5c`), for whoever trusts their issuer.
+    pub certificates: Option<PathBuf>,
 }
 
 impl Default for Token {
     fn default() -> Self {
-        Self { lifetime_seconds: 300, issuer: "kata-cc-kbs".into() }
+        Self { lifetime_seconds: 300, issuer: "kata-cc-kbs".into(), signing_key: None, certificates: None }
     }
 }
 
@@ -195,6 +199,11 @@ impl Config {
         }
         if self.token.issuer.is_empty() {
             return invalid("`token.issuer` is empty".into());
+        }
+        if self.token.certificates.is_some() && self.token.signing_key.is_none() {
+            return invalid(
+                "`token.certificates` needs `token.signing_key`: nobody has certified the key that the broker makes itself".into(),
+            );
         }
         if self.snp.require_crl && self.collateral.directory.is_none() && self.collateral.amd_kds.is_none() {
             return invalid(
@@ -285,6 +294,7 @@ mod tests {
         refused(&format!("{MINIMAL}[http]\nauth_per_second = 0\n"), "auth_per_second");
         refused(&format!("{MINIMAL}[http]\nclient_timeout_seconds = 0\n"), "client_timeout_seconds");
         refused(&format!("{MINIMAL}[token]\nissuer = \"\"\n"), "issuer");
+        refused(&format!("{MINIMAL}[token]\ncertificates = \"c\"\n"), "token.signing_key");
     }
 
     #[test]

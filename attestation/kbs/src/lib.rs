@@ -28,3 +28,4 @@ pub mod server;
 pub mod session;
 pub mod store;
 pub mod tls;
+pub mod token_key;

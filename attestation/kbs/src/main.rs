@@ -11,6 +11,7 @@ use kata_cc_kbs::secure_execution::{Files, SecureExecution};
 use kata_cc_kbs::server::{Broker, Clock, Parts, router};
 use kata_cc_kbs::store::{Db, Store, StoreError};
 use kata_cc_kbs::tls::ServerCertificate;
+use kata_cc_kbs::token_key;
 use kata_cc_kbs_protocol::TokenSigner;
 use kata_cc_verifier::Trust;
 use kata_cc_verifier::se::SealingKey;
@@ -57,6 +58,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let tdx = tdx_trust(&config)?;
     let snp = SnpTrust { rules: config.snp.rules(), ..roots.into() };
     let references = References::configured(&config.references)?;
+    let signer = token_key::configured(&config.token)?;
     // A clock before 1970 reads as 0: every certificate is then "not yet valid", so nothing is released.
     let clock: Clock = Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
     if cli.check_config {
@@ -74,10 +76,13 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         eprintln!("Made an administrator key: {} (keep it private; move it to where you administer from)", private_key.display());
     }
     tell(&references, &db)?;
-    let signer = db.key_or("token", || {
-        let made = TokenSigner::generate().map_err(|_| StoreError::Corrupt("token key"))?;
-        Ok::<_, StoreError>(Zeroizing::new(made.to_bytes().to_vec()))
-    })?;
+    let signer = match signer {
+        Some(brought) => brought,
+        None => TokenSigner::from_bytes(&db.key_or("token", || {
+            let made = TokenSigner::generate().map_err(|_| StoreError::Corrupt("token key"))?;
+            Ok::<_, StoreError>(Zeroizing::new(made.to_bytes().to_vec()))
+        })?)?,
+    };
     let se = config.se.as_ref().map(|se| secure_execution(se, &mut db, &config, clock())).transpose()?;
     let sample = config.development.sample_evidence;
     if sample {
@@ -88,7 +93,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         admins,
         appraiser: Appraiser::new(Trust { snp, tdx, se: se.as_ref().map(SecureExecution::current), sample }),
         collector: config.collateral.collector(&config.data_dir).context("[collateral]")?,
-        signer: TokenSigner::from_bytes(&signer)?,
+        signer,
         session_lifetime: config.session_lifetime(),
         token_lifetime: Duration::from_secs(config.token.lifetime_seconds),
         issuer: config.token.issuer.clone(),

@@ -5,6 +5,7 @@
 //! **Invariant:** a policy that fails, runs too long or answers with anything else than what is asked for is an error, never a yes.
 
 use crate::audit::Comparison;
+use crate::release::Disclosure;
 use crate::store::ReferenceValues;
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
@@ -23,6 +24,9 @@ const MAX_READ: usize = 8;
 const MAX_SHOWN: usize = 8;
 const TRUST_CLAIMS: &str = "data.policy.trust_claims";
 const ALLOW: &str = "data.policy.allow";
+const DISCLOSE: &str = "data.policy.disclose";
+/// What the engine says of a rule that a policy does not have.
+const NO_RULE: &str = "not a valid rule path";
 
 /// Why a policy gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +100,7 @@ impl Policy {
         // leaves it prepared.
         let rule = kind.rule();
         match engine.eval_rule(rule.into()) {
-            Err(e) if e.to_string().contains("not a valid rule path") => Err(PolicyError::Invalid(format!("it does not define {rule}"))),
+            Err(e) if e.to_string().contains(NO_RULE) => Err(PolicyError::Invalid(format!("it does not define {rule}"))),
             _ => Ok(Self { kind, engine }),
         }
     }
@@ -120,6 +124,21 @@ impl Policy {
             serde_json::Value::Bool(answer) => Ok(answer),
             other => Err(PolicyError::Answer { expected: "true or false", found: brief(&other) }),
         }
+    }
+
+    /// What a guest that is refused may know: `data.policy.disclose`, or the default where the policy has no such rule.
+    pub fn disclosure(&self, input: &serde_json::Value, data: &serde_json::Value) -> Result<Disclosure, PolicyError> {
+        let mut engine = self.engine.clone();
+        engine.add_data(Value::from(data.clone())).map_err(|e| PolicyError::Failed(e.to_string()))?;
+        engine.set_input(Value::from(input.clone()));
+        let value = match engine.eval_rule(DISCLOSE.into()) {
+            Err(e) if e.to_string().contains(NO_RULE) => return Ok(Disclosure::default()),
+            value => value.map_err(|e| PolicyError::Failed(e.to_string()))?,
+        };
+        let value = serde_json::to_value(&value).map_err(|e| PolicyError::Failed(e.to_string()))?;
+        let found = brief(&value);
+        serde_json::from_value(value)
+            .map_err(|_| PolicyError::Answer { expected: "\"nothing\", \"names\" or \"values\" for data.policy.disclose", found })
     }
 
     fn run(&self, mut engine: Engine, input: &serde_json::Value) -> Result<serde_json::Value, PolicyError> {

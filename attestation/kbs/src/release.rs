@@ -5,36 +5,79 @@
 use crate::rego::{Kind, Policies, PolicyError};
 use kata_cc_kbs_protocol::ear::Status;
 use kata_cc_kbs_protocol::{ResourcePath, VerifiedToken};
+use serde::Deserialize;
 use serde_json::json;
 
 /// The policy in force while no administrator has set another.
 pub const DEFAULT_POLICY: &str = include_str!("../policies/default-resource.rego");
 
+/// What a guest is told that was refused: what the owner of the resource says, by the policy's rule `disclose`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Disclosure {
+    /// That it was refused.
+    Nothing,
+    /// Which claims do not affirm, and their tier, which its own token says too.
+    #[default]
+    Names,
+    /// Their values in the trustworthiness vector besides.
+    Values,
+}
+
+/// What the policy says of a request.
+#[derive(Debug)]
+pub struct Decided {
+    /// Yes or no.
+    pub allowed: Result<bool, PolicyError>,
+    /// What the guest may know of a no; an error where the policy has the rule and it gives none of the three.
+    pub disclosure: Result<Disclosure, PolicyError>,
+}
+
 /// Runs the policy.
-pub fn allowed(
+pub fn decide(
     policies: &Policies,
     rego: &str,
     token: &VerifiedToken,
     path: &ResourcePath,
     query: &serde_json::Map<String, serde_json::Value>,
-) -> Result<bool, PolicyError> {
+) -> Decided {
     let data = json!({
         "plugin": "resource",
         "resource-path": [path.repository(), path.kind(), path.tag()],
         "query": query,
     });
-    policies.get(Kind::Resource, rego)?.allows(token.claims(), &data)
+    let policy = match policies.get(Kind::Resource, rego) {
+        Ok(policy) => policy,
+        Err(error) => return Decided { allowed: Err(error), disclosure: Ok(Disclosure::Nothing) },
+    };
+    let allowed = policy.allows(token.claims(), &data);
+    // Of a yes nothing is disclosed.
+    let disclosure = if matches!(allowed, Ok(true)) { Ok(Disclosure::Nothing) } else { policy.disclosure(token.claims(), &data) };
+    Decided { allowed, disclosure }
 }
 
-/// What a guest is told of a refusal: the claims that do not affirm and their tier, which its own token says too, but no values.
-pub fn failing_claims(token: &VerifiedToken) -> Vec<String> {
+/// What a guest is told of a refusal. Never what was expected of the evidence.
+pub fn refusal(token: &VerifiedToken, path: &ResourcePath, disclosure: Disclosure) -> String {
+    let failing = match disclosure {
+        Disclosure::Nothing => Vec::new(),
+        Disclosure::Names | Disclosure::Values => failing_claims(token, disclosure == Disclosure::Values),
+    };
+    if failing.is_empty() {
+        format!("the resource policy does not allow {path}")
+    } else {
+        format!("the resource policy does not allow {path}; expected affirming claims, found {}", failing.join(", "))
+    }
+}
+
+fn failing_claims(token: &VerifiedToken, values: bool) -> Vec<String> {
     let mut names = Vec::new();
     for (submod, appraisal) in &token.ear().submods {
         for (name, value) in appraisal.trust_vector.claims() {
             let tier = Status::of_claim(value);
             if tier > Status::Affirming {
                 let tier = serde_json::to_value(tier).unwrap_or_default();
-                names.push(format!("{submod}/{name} {}", tier.as_str().unwrap_or_default()));
+                let value = if values { format!(" ({value})") } else { String::new() };
+                names.push(format!("{submod}/{name} {}{value}", tier.as_str().unwrap_or_default()));
             }
         }
     }

@@ -5,7 +5,9 @@
 mod broker;
 mod http;
 
-use broker::{TestBroker, refused};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use broker::{TestBroker, body, refused};
 use http::call;
 use kata_cc_kbs::admin::Admins;
 use serde_json::json;
@@ -89,4 +91,29 @@ fn strangers_at_the_administrators_door_are_counted() {
     }
     let seen = broker.audit("action=admin-refused");
     assert_eq!((seen.len(), &seen[0]["times"]), (1, &json!(20)));
+}
+
+#[test]
+fn what_a_refused_guest_is_told_is_the_resource_policys_to_say() {
+    let broker = TestBroker::start().ready();
+    // Evidence that the default policy contraindicates.
+    assert_eq!(broker.admin("DELETE", "/kbs/v0/attestation-policy/default_cpu", &[]).status, 200);
+    let attested = broker.attest();
+    let told = |disclose: &str| {
+        let policy = format!("package policy\nimport rego.v1\ndefault allow := false\n{disclose}\n");
+        let message = json!({"policy": URL_SAFE_NO_PAD.encode(policy)}).to_string();
+        assert_eq!(broker.admin("POST", "/kbs/v0/resource-policy", message.as_bytes()).status, 200);
+        let response = broker.send(&attested.get_resource(&"default/key/1".parse().unwrap()));
+        assert_eq!(response.status, 403);
+        body(&response)
+    };
+    let names = told("");
+    assert!(names.contains("cpu0/hardware contraindicated") && !names.contains("97"), "{names}");
+    assert!(told("disclose := \"values\"").contains("cpu0/hardware contraindicated (97)"));
+    let nothing = told("disclose := \"nothing\"");
+    assert!(nothing.contains("default/key/1") && !nothing.contains("cpu0"), "{nothing}");
+    // A rule that is wrong discloses nothing, and the administrator sees why.
+    assert!(!told("disclose := \"all\"").contains("cpu0"));
+    let audit = broker.audit("action=read-resource");
+    assert!(audit[0]["detail"].as_str().unwrap().contains("data.policy.disclose"), "{}", audit[0]);
 }

@@ -471,3 +471,23 @@ fn a_policy_that_does_not_end_is_stopped() {
     assert!(allows(endless, &json!({}), &json!({})).is_err());
     assert!(started.elapsed() < TIME_LIMIT * 10);
 }
+
+#[test]
+fn what_a_refused_guest_may_know_is_the_resource_policys_to_say() {
+    let told = |rule: &str, kind: &str| {
+        let policy = format!("package policy\nimport rego.v1\ndefault allow := false\n{rule}\n");
+        let data = json!({"plugin": "resource", "resource-path": ["a", kind, "c"], "query": {}});
+        Policy::read(Kind::Resource, &policy).unwrap().disclosure(&token("warning", 33), &data).map_err(|e| e.to_string())
+    };
+    assert_eq!(told("", "b"), Ok(Disclosure::Names));
+    for (rule, expected) in [("nothing", Disclosure::Nothing), ("names", Disclosure::Names), ("values", Disclosure::Values)] {
+        assert_eq!(told(&format!("disclose := \"{rule}\""), "b"), Ok(expected));
+    }
+    let by_path = "disclose := \"values\" if data[\"resource-path\"][1] == \"test\"";
+    assert_eq!(told(by_path, "test"), Ok(Disclosure::Values));
+    // Elsewhere the rule gives no answer, which is not the default.
+    assert!(told(by_path, "b").unwrap_err().contains("data.policy.disclose"));
+    for wrong in ["disclose := true", "disclose := \"everything\"", "disclose := [\"names\"]"] {
+        assert!(told(wrong, "b").unwrap_err().contains("\"values\""), "{wrong}");
+    }
+}

@@ -8,7 +8,7 @@ use super::{Broker, session_id, text};
 use crate::admin::role::Permission;
 use crate::admin::{Administrator, bearer};
 use crate::audit::{Action, Comparison, Decision};
-use crate::release;
+use crate::release::{self, Disclosure};
 use crate::store::PolicyName;
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -57,14 +57,14 @@ async fn try_read(
     let rego = policy.unwrap_or_else(|| release::DEFAULT_POLICY.into());
     let query = query.into_iter().map(|(name, value)| (name, value.into())).collect();
     let policies = Arc::clone(&broker.resource_policies);
-    let (path, token, answer) = broker
+    let (path, token, decided) = broker
         .evaluate(move || {
-            let answer = release::allowed(&policies, &rego, &token, &path, &query);
-            (path, token, answer)
+            let decided = release::decide(&policies, &rego, &token, &path, &query);
+            (path, token, decided)
         })
         .await?;
 
-    let allowed = matches!(answer, Ok(true));
+    let allowed = matches!(decided.allowed, Ok(true));
     let rule = if custom { "resource policy set by an administrator" } else { "default resource policy" };
     let mut decision = Decision::new(now, Action::ReadResource, allowed, if allowed { "released" } else { "denied" }, rule);
     decision.subject = Some(path.to_string());
@@ -76,7 +76,7 @@ async fn try_read(
         });
         decision.claims = serde_json::to_value(appraisal.trust_vector).unwrap_or_default();
     }
-    if let Err(e) = &answer {
+    if let (Err(e), _) | (_, Err(e)) = (&decided.allowed, &decided.disclosure) {
         decision.detail = e.to_string();
     }
     let secret = if allowed {
@@ -90,13 +90,9 @@ async fn try_read(
         None
     };
     broker.record(decision).await?;
-    if !answer? {
-        let failing = release::failing_claims(&token);
-        let detail = if failing.is_empty() {
-            format!("the resource policy does not allow {path}")
-        } else {
-            format!("the resource policy does not allow {path}; expected affirming claims, found {}", failing.join(", "))
-        };
+    if !decided.allowed? {
+        // A rule that gives no answer discloses nothing; the audit log has what is wrong with it.
+        let detail = release::refusal(&token, &path, decided.disclosure.unwrap_or(Disclosure::Nothing));
         return Err(ApiError::new(StatusCode::FORBIDDEN, "PolicyDeny", detail));
     }
     let secret = secret.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "ResourceNotFound", format!("there is no resource {path}")))?;

@@ -18,6 +18,7 @@ mod references;
 mod se;
 mod snp;
 mod tdx;
+mod tpm;
 
 pub use admin::{Admin, IdentityProvider, Role};
 pub use collateral::Collateral;
@@ -30,6 +31,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 pub use tdx::Tdx;
+pub use tpm::Tpm;
 
 /// A configuration file larger than this is not one.
 const MAX_CONFIG: u64 = 1024 * 1024;
@@ -89,6 +91,9 @@ pub struct Config {
     pub tdx: Tdx,
     /// Secure Execution. Without it no guest of this kind can be asked for evidence.
     pub se: Option<Se>,
+    /// TPM evidence. Without a key there is none that is trusted.
+    #[serde(default)]
+    pub tpm: Tpm,
     /// What evidence does not bring.
     #[serde(default)]
     pub collateral: Collateral,
@@ -185,6 +190,7 @@ impl Config {
         }
         self.http.check()?;
         self.references.check()?;
+        self.tpm.check()?;
         if let Some(se) = &self.se {
             se.check()?;
         }
@@ -320,6 +326,15 @@ mod tests {
         refused(&with(""), "missing field `images`");
         refused(&with("images = []"), "`se.images` is empty");
         refused(&with("images = [\"i\"]\noffline = true"), "unknown field");
+    }
+
+    #[test]
+    fn tpms_are_trusted_by_their_keys() {
+        assert!(Config::parse(MINIMAL).unwrap().tpm.attestation_keys.is_empty());
+        let with = |keys: &str| format!("{MINIMAL}[tpm]\nattestation_keys = [{keys}]\n");
+        assert_eq!(Config::parse(&with("\"a.pem\"")).unwrap().tpm.attestation_keys.len(), 1);
+        refused(&with(&"\"a\",".repeat(1025)), "has 1025 entries");
+        refused(&format!("{MINIMAL}[tpm]\nkeys = []\n"), "unknown field");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use kata_cc_verifier::Trust;
 use kata_cc_verifier::se::SealingKey;
 use kata_cc_verifier::snp::{RootSet, SnpTrust};
 use kata_cc_verifier::tdx::{self, TdxTrust};
+use kata_cc_verifier::tpm::TpmTrust;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -55,6 +56,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let tls = config.tls.as_ref().map(ServerCertificate::load).transpose()?;
     let roots = roots(&config)?;
     let tdx = tdx_trust(&config)?;
+    let tpm = tpm_trust(&config)?;
     let snp = SnpTrust { rules: config.snp.rules(), ..roots.into() };
     let references = References::configured(&config.references)?;
     // A clock before 1970 reads as 0: every certificate is then "not yet valid", so nothing is released.
@@ -82,7 +84,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let parts = Parts {
         store: Store::start(db).context("cannot start the store's thread")?,
         admins,
-        appraiser: Appraiser::new(Trust { snp, tdx, se: se.as_ref().map(SecureExecution::current) }),
+        appraiser: Appraiser::new(Trust { snp, tdx, se: se.as_ref().map(SecureExecution::current), tpm }),
         collector: config.collateral.collector(&config.data_dir).context("[collateral]")?,
         signer: TokenSigner::from_bytes(&signer)?,
         session_lifetime: config.session_lifetime(),
@@ -157,6 +159,16 @@ fn tdx_trust(config: &Config) -> anyhow::Result<TdxTrust> {
         tracing::warn!(name = %root.name, "evidence of a simulated TD will be looked at under this root; the default policy refuses it");
     }
     Ok(TdxTrust { roots, rules: config.tdx.rules() })
+}
+
+fn tpm_trust(config: &Config) -> anyhow::Result<TpmTrust> {
+    let mut trust = TpmTrust::default();
+    for path in &config.tpm.attestation_keys {
+        let name = path.display().to_string();
+        let key = read_bounded(path, MAX_CERTIFICATE)?;
+        trust = trust.with_key(&name, key.as_bytes()).with_context(|| format!("[tpm] attestation_keys: {name}"))?;
+    }
+    Ok(trust)
 }
 
 fn roots(config: &Config) -> anyhow::Result<RootSet> {

@@ -12,12 +12,14 @@
 #![deny(clippy::indexing_slicing, clippy::panic)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::panic))]
 
+pub mod azure;
 pub mod checks;
 pub mod collateral;
 pub mod eventlog;
 pub mod se;
 pub mod snp;
 pub mod tdx;
+pub mod tpm;
 #[cfg(test)]
 mod vectors;
 
@@ -107,6 +109,12 @@ pub enum VerifyError {
     /// Evidence of Secure Execution did not verify, or no request for it can be made.
     #[error("Secure Execution evidence is refused: {0}")]
     Se(#[from] se::SeError),
+    /// Evidence of a VM of Azure did not verify.
+    #[error("evidence of an Azure VM is refused: {0}")]
+    Azure(#[from] azure::AzureError),
+    /// Evidence of a TPM did not verify.
+    #[error("TPM evidence is refused: {0}")]
+    Tpm(#[from] tpm::TpmError),
 }
 
 impl VerifyError {
@@ -119,6 +127,8 @@ impl VerifyError {
             Self::Snp(error) => error.rule(),
             Self::Tdx(error) => error.rule(),
             Self::Se(error) => error.rule(),
+            Self::Azure(error) => error.rule(),
+            Self::Tpm(error) => error.rule(),
         }
     }
 }
@@ -179,12 +189,14 @@ pub trait Verifier: Send + Sync {
 /// What is trusted, for each kind of TEE.
 #[derive(Clone, Debug)]
 pub struct Trust {
-    /// Of SNP evidence.
+    /// Of SNP evidence, that of VMs of Azure among it.
     pub snp: snp::SnpTrust,
-    /// Of TDX evidence.
+    /// Of TDX evidence, that of VMs of Azure among it.
     pub tdx: tdx::TdxTrust,
     /// Of Secure Execution evidence. Without it there is nobody who could have asked for any, and it is refused.
     pub se: Option<se::CurrentTrust>,
+    /// Of TPMs. Without a key there is none, and the kind is refused.
+    pub tpm: tpm::TpmTrust,
 }
 
 /// All verifiers, and the one place that says which kind has which.
@@ -196,7 +208,7 @@ impl Trust {
     /// The makers' roots alone, with the default rules.
     #[must_use]
     pub fn hardware() -> Self {
-        Self { snp: snp::RootSet::amd().into(), tdx: tdx::RootSet::intel().into(), se: None }
+        Self { snp: snp::RootSet::amd().into(), tdx: tdx::RootSet::intel().into(), se: None, tpm: tpm::TpmTrust::default() }
     }
 }
 
@@ -204,8 +216,15 @@ impl Verifiers {
     /// With what is trusted.
     #[must_use]
     pub fn new(trust: Trust) -> Self {
-        let mut all: Vec<Box<dyn Verifier>> =
-            vec![Box::new(snp::SnpVerifier { trust: trust.snp }), Box::new(tdx::TdxVerifier { trust: trust.tdx })];
+        let mut all: Vec<Box<dyn Verifier>> = vec![
+            Box::new(azure::AzureSnpVerifier { trust: trust.snp.clone() }),
+            Box::new(azure::AzureTdxVerifier { trust: trust.tdx.clone() }),
+            Box::new(snp::SnpVerifier { trust: trust.snp }),
+            Box::new(tdx::TdxVerifier { trust: trust.tdx }),
+        ];
+        if !trust.tpm.is_empty() {
+            all.push(Box::new(tpm::TpmVerifier { trust: trust.tpm }));
+        }
         all.extend(trust.se.map(|trust| Box::new(se::SeVerifier { trust }) as Box<dyn Verifier>));
         Self { all }
     }
@@ -240,7 +259,7 @@ mod tests {
         let verifiers = Verifiers::new(Trust::hardware());
         for tee in TeeType::ALL {
             match (tee, verifiers.get(tee)) {
-                (TeeType::Snp | TeeType::Tdx, Ok(verifier)) => assert_eq!(verifier.tee(), tee),
+                (TeeType::AzSnpVtpm | TeeType::AzTdxVtpm | TeeType::Snp | TeeType::Tdx, Ok(verifier)) => assert_eq!(verifier.tee(), tee),
                 (TeeType::Sample | TeeType::SampleDevice, Err(VerifyError::NoTrust { .. })) => {}
                 (_, Err(VerifyError::Unsupported { .. })) => {}
                 (tee, _) => panic!("{tee} is treated wrongly"),

@@ -15,7 +15,8 @@ use kata_cc_evidence::{LaunchDigest, ReportData, TeeType};
 use kata_cc_policy::Initdata;
 use kata_cc_verifier::checks::{self, Checks};
 use kata_cc_verifier::snp::{RootSet, SnpTrust};
-use kata_cc_verifier::tdx;
+use kata_cc_verifier::tdx::{self, TdxRules, TdxTrust};
+use kata_cc_verifier::tpm::TpmTrust;
 use kata_cc_verifier::{Expected, Trust, Verified, Verifier, Verifiers};
 use serde_json::Value;
 
@@ -60,6 +61,12 @@ pub(crate) struct Args {
     /// Fetch what is missing from Intel's provisioning certification service or a PCCS at this URL.
     #[arg(long, value_name = "URL")]
     intel_pcs: Option<BaseUrl>,
+    /// Attestation key of a TPM that is trusted, a public key in DER or PEM; may be given more than once. Of kind tpm no evidence verifies without.
+    #[arg(long, value_name = "FILE")]
+    attestation_key: Vec<PathBuf>,
+    /// Accept TDs without SEPT_VE_DISABLE, into which the host can inject exceptions: those of Azure are launched so.
+    #[arg(long)]
+    allow_sept_ve: bool,
     /// What the guest must have put into the report: 64 bytes in hex.
     #[arg(long, value_name = "HEX")]
     report_data: Option<ReportData>,
@@ -153,14 +160,23 @@ fn trust(args: &Args) -> anyhow::Result<Trust> {
     for (name, path) in &args.simulated_root {
         let pem = files::read(path)?;
         match args.tee {
-            TeeType::Tdx => tdx_roots = tdx_roots.with_simulated(name, &pem)?,
+            TeeType::Tdx | TeeType::AzTdxVtpm => tdx_roots = tdx_roots.with_simulated(name, &pem)?,
             _ => roots = roots.with_simulated(name, &pem)?,
         }
     }
     for (path, list) in lists {
         roots = roots.with_revocation_list(&list).with_context(|| format!("cannot use {}", path.display()))?;
     }
-    Ok(Trust { snp: SnpTrust { endorsements, ..roots.into() }, tdx: tdx_roots.into(), se: None })
+    if args.tee == TeeType::Tpm && args.attestation_key.is_empty() {
+        bail!("no TPM is trusted by itself: name the machine's attestation key by --attestation-key FILE");
+    }
+    let mut tpm = TpmTrust::default();
+    for path in &args.attestation_key {
+        let name = path.display().to_string();
+        tpm = tpm.with_key(&name, &files::read(path)?).with_context(|| format!("cannot use {name}"))?;
+    }
+    let rules = TdxRules { require_sept_ve_disable: !args.allow_sept_ve, ..TdxRules::default() };
+    Ok(Trust { snp: SnpTrust { endorsements, ..roots.into() }, tdx: TdxTrust { roots: tdx_roots, rules }, tpm, ..Trust::hardware() })
 }
 
 fn initdata_digest(args: &Args) -> anyhow::Result<Option<Digest>> {

@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::panic))]
 
 pub mod azure;
+pub mod cca;
 mod cursor;
 pub mod eventlog;
 pub mod se;

@@ -12,6 +12,7 @@
 //! Plain HTTP is served on a loopback address only, and only when the file says `insecure_http = true`.
 
 mod admin;
+mod cca;
 mod collateral;
 mod http;
 mod references;
@@ -21,6 +22,7 @@ mod tdx;
 mod tpm;
 
 pub use admin::{Admin, IdentityProvider, Role};
+pub use cca::Cca;
 pub use collateral::Collateral;
 pub use http::Http;
 pub use references::References;
@@ -94,6 +96,8 @@ pub struct Config {
     /// TPM evidence. Without a key there is none that is trusted.
     #[serde(default)]
     pub tpm: Tpm,
+    /// CCA evidence. Without trust anchors there is none that is trusted.
+    pub cca: Option<Cca>,
     /// What evidence does not bring.
     #[serde(default)]
     pub collateral: Collateral,
@@ -329,12 +333,15 @@ mod tests {
     }
 
     #[test]
-    fn tpms_are_trusted_by_their_keys() {
+    fn tpms_and_cca_platforms_are_trusted_by_their_keys() {
         assert!(Config::parse(MINIMAL).unwrap().tpm.attestation_keys.is_empty());
         let with = |keys: &str| format!("{MINIMAL}[tpm]\nattestation_keys = [{keys}]\n");
         assert_eq!(Config::parse(&with("\"a.pem\"")).unwrap().tpm.attestation_keys.len(), 1);
         refused(&with(&"\"a\",".repeat(1025)), "has 1025 entries");
         refused(&format!("{MINIMAL}[tpm]\nkeys = []\n"), "unknown field");
+        assert!(Config::parse(MINIMAL).unwrap().cca.is_none());
+        assert!(Config::parse(&format!("{MINIMAL}[cca]\ntrust_anchors = \"s.json\"\n")).unwrap().cca.is_some());
+        refused(&format!("{MINIMAL}[cca]\n"), "missing field `trust_anchors`");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use kata_cc_kbs::store::{Db, Store, StoreError};
 use kata_cc_kbs::tls::ServerCertificate;
 use kata_cc_kbs_protocol::TokenSigner;
 use kata_cc_verifier::Trust;
+use kata_cc_verifier::cca::CcaTrust;
 use kata_cc_verifier::se::SealingKey;
 use kata_cc_verifier::snp::{RootSet, SnpTrust};
 use kata_cc_verifier::tdx::{self, TdxTrust};
@@ -26,6 +27,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 const MAX_CERTIFICATE: u64 = 64 * 1024;
+/// Largest store of trust anchors: some thousand platforms.
+const MAX_STORE: u64 = 4 << 20;
 
 /// The key broker: verifies what confidential guests say about themselves and releases secrets to those that policy allows.
 #[derive(Debug, Parser)]
@@ -57,6 +60,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let roots = roots(&config)?;
     let tdx = tdx_trust(&config)?;
     let tpm = tpm_trust(&config)?;
+    let cca = cca_trust(&config)?;
     let snp = SnpTrust { rules: config.snp.rules(), ..roots.into() };
     let references = References::configured(&config.references)?;
     // A clock before 1970 reads as 0: every certificate is then "not yet valid", so nothing is released.
@@ -84,7 +88,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let parts = Parts {
         store: Store::start(db).context("cannot start the store's thread")?,
         admins,
-        appraiser: Appraiser::new(Trust { snp, tdx, se: se.as_ref().map(SecureExecution::current), tpm }),
+        appraiser: Appraiser::new(Trust { snp, tdx, se: se.as_ref().map(SecureExecution::current), tpm, cca }),
         collector: config.collateral.collector(&config.data_dir).context("[collateral]")?,
         signer: TokenSigner::from_bytes(&signer)?,
         session_lifetime: config.session_lifetime(),
@@ -169,6 +173,12 @@ fn tpm_trust(config: &Config) -> anyhow::Result<TpmTrust> {
         trust = trust.with_key(&name, key.as_bytes()).with_context(|| format!("[tpm] attestation_keys: {name}"))?;
     }
     Ok(trust)
+}
+
+fn cca_trust(config: &Config) -> anyhow::Result<CcaTrust> {
+    let Some(cca) = &config.cca else { return Ok(CcaTrust::default()) };
+    let store = read_bounded(&cca.trust_anchors, MAX_STORE)?;
+    CcaTrust::from_store(store.as_bytes()).with_context(|| format!("[cca] trust_anchors: {}", cca.trust_anchors.display()))
 }
 
 fn roots(config: &Config) -> anyhow::Result<RootSet> {

@@ -13,6 +13,7 @@
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::panic))]
 
 pub mod azure;
+pub mod cca;
 pub mod checks;
 pub mod collateral;
 pub mod eventlog;
@@ -115,6 +116,9 @@ pub enum VerifyError {
     /// Evidence of a TPM did not verify.
     #[error("TPM evidence is refused: {0}")]
     Tpm(#[from] tpm::TpmError),
+    /// CCA evidence did not verify.
+    #[error("CCA evidence is refused: {0}")]
+    Cca(#[from] cca::CcaError),
 }
 
 impl VerifyError {
@@ -129,6 +133,7 @@ impl VerifyError {
             Self::Se(error) => error.rule(),
             Self::Azure(error) => error.rule(),
             Self::Tpm(error) => error.rule(),
+            Self::Cca(error) => error.rule(),
         }
     }
 }
@@ -197,6 +202,8 @@ pub struct Trust {
     pub se: Option<se::CurrentTrust>,
     /// Of TPMs. Without a key there is none, and the kind is refused.
     pub tpm: tpm::TpmTrust,
+    /// Of CCA. Without a platform there is none, and the kind is refused.
+    pub cca: cca::CcaTrust,
 }
 
 /// All verifiers, and the one place that says which kind has which.
@@ -208,7 +215,13 @@ impl Trust {
     /// The makers' roots alone, with the default rules.
     #[must_use]
     pub fn hardware() -> Self {
-        Self { snp: snp::RootSet::amd().into(), tdx: tdx::RootSet::intel().into(), se: None, tpm: tpm::TpmTrust::default() }
+        Self {
+            snp: snp::RootSet::amd().into(),
+            tdx: tdx::RootSet::intel().into(),
+            se: None,
+            tpm: tpm::TpmTrust::default(),
+            cca: cca::CcaTrust::default(),
+        }
     }
 }
 
@@ -224,6 +237,9 @@ impl Verifiers {
         ];
         if !trust.tpm.is_empty() {
             all.push(Box::new(tpm::TpmVerifier { trust: trust.tpm }));
+        }
+        if !trust.cca.is_empty() {
+            all.push(Box::new(cca::CcaVerifier { trust: trust.cca }));
         }
         all.extend(trust.se.map(|trust| Box::new(se::SeVerifier { trust }) as Box<dyn Verifier>));
         Self { all }

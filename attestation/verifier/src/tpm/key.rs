@@ -43,7 +43,8 @@ impl AttestationKey {
         }
         let mut reader = SliceReader::new(spki.subject_public_key.raw_bytes()).map_err(malformed)?;
         let (n, e) = reader.sequence(|inner| Ok((UintRef::decode(inner)?, UintRef::decode(inner)?))).map_err(malformed)?;
-        reader.finish((n, e)).and_then(|(n, e)| Ok((n.as_bytes(), e.as_bytes()))).map_err(malformed).and_then(|(n, e)| Self::new(n, e))
+        let (n, e) = reader.finish((n, e)).map_err(malformed)?;
+        Self::new(n.as_bytes(), e.as_bytes())
     }
 
     /// From modulus and exponent, big-endian.

@@ -13,6 +13,7 @@ use clap::Subcommand;
 use kata_cc_collateral::{BaseUrl, Collector, Sources};
 use kata_cc_evidence::{LaunchDigest, ReportData, TeeType};
 use kata_cc_policy::Initdata;
+use kata_cc_verifier::cca::CcaTrust;
 use kata_cc_verifier::checks::{self, Checks};
 use kata_cc_verifier::snp::{RootSet, SnpTrust};
 use kata_cc_verifier::tdx::{self, TdxRules, TdxTrust};
@@ -64,6 +65,9 @@ pub(crate) struct Args {
     /// Attestation key of a TPM that is trusted, a public key in DER or PEM; may be given more than once. Of kind tpm no evidence verifies without.
     #[arg(long, value_name = "FILE")]
     attestation_key: Vec<PathBuf>,
+    /// Trust anchors of CCA platforms, a store as CoCo and Veraison have it. Of kind cca no evidence verifies without.
+    #[arg(long, value_name = "FILE")]
+    cca_trust_anchors: Option<PathBuf>,
     /// Accept TDs without SEPT_VE_DISABLE, into which the host can inject exceptions: those of Azure are launched so.
     #[arg(long)]
     allow_sept_ve: bool,
@@ -175,8 +179,15 @@ fn trust(args: &Args) -> anyhow::Result<Trust> {
         let name = path.display().to_string();
         tpm = tpm.with_key(&name, &files::read(path)?).with_context(|| format!("cannot use {name}"))?;
     }
+    if args.tee == TeeType::Cca && args.cca_trust_anchors.is_none() {
+        bail!("no CCA platform is trusted by itself: name the store of their keys by --cca-trust-anchors FILE");
+    }
+    let cca = match &args.cca_trust_anchors {
+        Some(path) => CcaTrust::from_store(&files::read(path)?).with_context(|| format!("cannot use {}", path.display()))?,
+        None => CcaTrust::default(),
+    };
     let rules = TdxRules { require_sept_ve_disable: !args.allow_sept_ve, ..TdxRules::default() };
-    Ok(Trust { snp: SnpTrust { endorsements, ..roots.into() }, tdx: TdxTrust { roots: tdx_roots, rules }, tpm, ..Trust::hardware() })
+    Ok(Trust { snp: SnpTrust { endorsements, ..roots.into() }, tdx: TdxTrust { roots: tdx_roots, rules }, tpm, cca, ..Trust::hardware() })
 }
 
 fn initdata_digest(args: &Args) -> anyhow::Result<Option<Digest>> {

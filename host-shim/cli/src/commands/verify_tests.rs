@@ -25,6 +25,7 @@ fn args(dir: &Path, certs: &Path) -> Args {
         amd_kds: None,
         intel_pcs: None,
         attestation_key: Vec::new(),
+        cca_trust_anchors: None,
         allow_sept_ve: false,
         report_data: None,
         host_data: None,
@@ -206,4 +207,14 @@ fn evidence_of_an_azure_vm_passes() {
     let told = verify(&azure(Some(ReportData(challenge)))).unwrap();
     assert!(told.passed(), "{}", told.text());
     assert_eq!(outcomes(&azure(Some(ReportData([1; 64])))).pop(), Some(("extra data", Ended::Fail)));
+}
+
+#[test]
+fn a_cca_token_passes_under_a_store_that_is_named() {
+    let Some(dir) = vectors() else { return };
+    let (token, store) = (dir.join("../cca/misc/cca-example-token.cbor"), dir.join("../cca/conf/tastore.json"));
+    let cca = |store| Args { tee: TeeType::Cca, certs: None, evidence: token.clone(), cca_trust_anchors: store, ..args(&dir, &dir) };
+    let told = verify(&cca(Some(store))).unwrap();
+    assert!(told.passed(), "{}", told.text());
+    assert!(verify(&cca(None)).err().unwrap().to_string().contains("--cca-trust-anchors"));
 }

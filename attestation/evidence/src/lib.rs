@@ -11,6 +11,7 @@
 
 pub mod azure;
 pub mod cca;
+pub mod csv;
 mod cursor;
 pub mod eventlog;
 pub mod se;

@@ -14,6 +14,7 @@
 mod admin;
 mod cca;
 mod collateral;
+mod csv;
 mod http;
 mod references;
 mod se;
@@ -24,6 +25,7 @@ mod tpm;
 pub use admin::{Admin, IdentityProvider, Role};
 pub use cca::Cca;
 pub use collateral::Collateral;
+pub use csv::Csv;
 pub use http::Http;
 pub use references::References;
 pub use se::Se;
@@ -98,6 +100,8 @@ pub struct Config {
     pub tpm: Tpm,
     /// CCA evidence. Without trust anchors there is none that is trusted.
     pub cca: Option<Cca>,
+    /// CSV evidence. Without Hygon's root there is none that is trusted.
+    pub csv: Option<Csv>,
     /// What evidence does not bring.
     #[serde(default)]
     pub collateral: Collateral,
@@ -333,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn tpms_and_cca_platforms_are_trusted_by_their_keys() {
+    fn kinds_without_a_built_in_root_are_trusted_by_what_is_named() {
         assert!(Config::parse(MINIMAL).unwrap().tpm.attestation_keys.is_empty());
         let with = |keys: &str| format!("{MINIMAL}[tpm]\nattestation_keys = [{keys}]\n");
         assert_eq!(Config::parse(&with("\"a.pem\"")).unwrap().tpm.attestation_keys.len(), 1);
@@ -342,6 +346,9 @@ mod tests {
         assert!(Config::parse(MINIMAL).unwrap().cca.is_none());
         assert!(Config::parse(&format!("{MINIMAL}[cca]\ntrust_anchors = \"s.json\"\n")).unwrap().cca.is_some());
         refused(&format!("{MINIMAL}[cca]\n"), "missing field `trust_anchors`");
+        assert!(Config::parse(MINIMAL).unwrap().csv.is_none());
+        assert!(Config::parse(&format!("{MINIMAL}[csv]\nroot = \"hrk.cert\"\n")).unwrap().csv.unwrap().chips.is_empty());
+        refused(&format!("{MINIMAL}[csv]\n"), "missing field `root`");
     }
 
     #[test]

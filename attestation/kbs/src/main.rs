@@ -4,7 +4,7 @@ use anyhow::Context;
 use clap::Parser;
 use kata_cc_kbs::admin::{Admins, Origin};
 use kata_cc_kbs::appraise::Appraiser;
-use kata_cc_kbs::config::{Config, Se, read_bounded};
+use kata_cc_kbs::config::{Config, Se, read_bounded, read_bytes};
 use kata_cc_kbs::listen;
 use kata_cc_kbs::reference::References;
 use kata_cc_kbs::secure_execution::{Files, SecureExecution};
@@ -14,6 +14,7 @@ use kata_cc_kbs::tls::ServerCertificate;
 use kata_cc_kbs_protocol::TokenSigner;
 use kata_cc_verifier::Trust;
 use kata_cc_verifier::cca::CcaTrust;
+use kata_cc_verifier::csv::CsvTrust;
 use kata_cc_verifier::se::SealingKey;
 use kata_cc_verifier::snp::{RootSet, SnpTrust};
 use kata_cc_verifier::tdx::{self, TdxTrust};
@@ -61,6 +62,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let tdx = tdx_trust(&config)?;
     let tpm = tpm_trust(&config)?;
     let cca = cca_trust(&config)?;
+    let csv = csv_trust(&config)?;
     let snp = SnpTrust { rules: config.snp.rules(), ..roots.into() };
     let references = References::configured(&config.references)?;
     // A clock before 1970 reads as 0: every certificate is then "not yet valid", so nothing is released.
@@ -88,7 +90,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let parts = Parts {
         store: Store::start(db).context("cannot start the store's thread")?,
         admins,
-        appraiser: Appraiser::new(Trust { snp, tdx, se: se.as_ref().map(SecureExecution::current), tpm, cca }),
+        appraiser: Appraiser::new(Trust { snp, tdx, se: se.as_ref().map(SecureExecution::current), tpm, cca, csv }),
         collector: config.collateral.collector(&config.data_dir).context("[collateral]")?,
         signer: TokenSigner::from_bytes(&signer)?,
         session_lifetime: config.session_lifetime(),
@@ -179,6 +181,17 @@ fn cca_trust(config: &Config) -> anyhow::Result<CcaTrust> {
     let Some(cca) = &config.cca else { return Ok(CcaTrust::default()) };
     let store = read_bounded(&cca.trust_anchors, MAX_STORE)?;
     CcaTrust::from_store(store.as_bytes()).with_context(|| format!("[cca] trust_anchors: {}", cca.trust_anchors.display()))
+}
+
+fn csv_trust(config: &Config) -> anyhow::Result<CsvTrust> {
+    let Some(csv) = &config.csv else { return Ok(CsvTrust::default()) };
+    let root = read_bytes(&csv.root, MAX_CERTIFICATE)?;
+    let mut trust = CsvTrust::default().with_root("HRK", &root).with_context(|| format!("[csv] root: {}", csv.root.display()))?;
+    for path in &csv.chips {
+        let chip = read_bytes(path, MAX_CERTIFICATE)?;
+        trust = trust.with_chip(&chip).with_context(|| format!("[csv] chips: {}", path.display()))?;
+    }
+    Ok(trust)
 }
 
 fn roots(config: &Config) -> anyhow::Result<RootSet> {

@@ -16,6 +16,7 @@ pub mod azure;
 pub mod cca;
 pub mod checks;
 pub mod collateral;
+pub mod csv;
 pub mod eventlog;
 pub mod se;
 pub mod snp;
@@ -119,6 +120,9 @@ pub enum VerifyError {
     /// CCA evidence did not verify.
     #[error("CCA evidence is refused: {0}")]
     Cca(#[from] cca::CcaError),
+    /// CSV evidence did not verify.
+    #[error("CSV evidence is refused: {0}")]
+    Csv(#[from] csv::CsvError),
 }
 
 impl VerifyError {
@@ -134,6 +138,7 @@ impl VerifyError {
             Self::Azure(error) => error.rule(),
             Self::Tpm(error) => error.rule(),
             Self::Cca(error) => error.rule(),
+            Self::Csv(error) => error.rule(),
         }
     }
 }
@@ -204,6 +209,8 @@ pub struct Trust {
     pub tpm: tpm::TpmTrust,
     /// Of CCA. Without a platform there is none, and the kind is refused.
     pub cca: cca::CcaTrust,
+    /// Of CSV. Without a root there is none, and the kind is refused.
+    pub csv: csv::CsvTrust,
 }
 
 /// All verifiers, and the one place that says which kind has which.
@@ -221,6 +228,7 @@ impl Trust {
             se: None,
             tpm: tpm::TpmTrust::default(),
             cca: cca::CcaTrust::default(),
+            csv: csv::CsvTrust::default(),
         }
     }
 }
@@ -240,6 +248,9 @@ impl Verifiers {
         }
         if !trust.cca.is_empty() {
             all.push(Box::new(cca::CcaVerifier { trust: trust.cca }));
+        }
+        if !trust.csv.is_empty() {
+            all.push(Box::new(csv::CsvVerifier { trust: trust.csv }));
         }
         all.extend(trust.se.map(|trust| Box::new(se::SeVerifier { trust }) as Box<dyn Verifier>));
         Self { all }

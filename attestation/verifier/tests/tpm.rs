@@ -3,7 +3,6 @@
 mod tpm_world;
 #[path = "../src/vectors.rs"]
 mod vectors;
-#[allow(dead_code, reason = "of the made-up AMD only the keys are used")]
 mod world;
 
 use der::Encode as _;

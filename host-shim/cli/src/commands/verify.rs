@@ -17,7 +17,6 @@ use kata_cc_verifier::cca::CcaTrust;
 use kata_cc_verifier::checks::{self, Checks};
 use kata_cc_verifier::snp::{RootSet, SnpTrust};
 use kata_cc_verifier::tdx::{self, TdxRules, TdxTrust};
-use kata_cc_verifier::tpm::TpmTrust;
 use kata_cc_verifier::{Expected, Trust, Verified, Verifier, Verifiers};
 use serde_json::Value;
 
@@ -68,6 +67,12 @@ pub(crate) struct Args {
     /// Trust anchors of CCA platforms, a store as CoCo and Veraison have it. Of kind cca no evidence verifies without.
     #[arg(long, value_name = "FILE")]
     cca_trust_anchors: Option<PathBuf>,
+    /// Certificate of Hygon's root key (HRK). Of kind csv no evidence verifies without.
+    #[arg(long, value_name = "FILE")]
+    csv_root: Option<PathBuf>,
+    /// Certificates of a Hygon chip (HSK and CEK in one file), for evidence that brings none; may be given more than once.
+    #[arg(long, value_name = "FILE")]
+    csv_chip: Vec<PathBuf>,
     /// Accept TDs without SEPT_VE_DISABLE, into which the host can inject exceptions: those of Azure are launched so.
     #[arg(long)]
     allow_sept_ve: bool,
@@ -171,23 +176,36 @@ fn trust(args: &Args) -> anyhow::Result<Trust> {
     for (path, list) in lists {
         roots = roots.with_revocation_list(&list).with_context(|| format!("cannot use {}", path.display()))?;
     }
-    if args.tee == TeeType::Tpm && args.attestation_key.is_empty() {
-        bail!("no TPM is trusted by itself: name the machine's attestation key by --attestation-key FILE");
-    }
-    let mut tpm = TpmTrust::default();
-    for path in &args.attestation_key {
-        let name = path.display().to_string();
-        tpm = tpm.with_key(&name, &files::read(path)?).with_context(|| format!("cannot use {name}"))?;
-    }
-    if args.tee == TeeType::Cca && args.cca_trust_anchors.is_none() {
-        bail!("no CCA platform is trusted by itself: name the store of their keys by --cca-trust-anchors FILE");
-    }
-    let cca = match &args.cca_trust_anchors {
-        Some(path) => CcaTrust::from_store(&files::read(path)?).with_context(|| format!("cannot use {}", path.display()))?,
-        None => CcaTrust::default(),
-    };
     let rules = TdxRules { require_sept_ve_disable: !args.allow_sept_ve, ..TdxRules::default() };
-    Ok(Trust { snp: SnpTrust { endorsements, ..roots.into() }, tdx: TdxTrust { roots: tdx_roots, rules }, tpm, cca, ..Trust::hardware() })
+    Ok(Trust { snp: SnpTrust { endorsements, ..roots.into() }, tdx: TdxTrust { roots: tdx_roots, rules }, ..registered(args)? })
+}
+
+/// What has no maker's root, so that the owner names each machine or root.
+fn registered(args: &Args) -> anyhow::Result<Trust> {
+    let missing = match args.tee {
+        TeeType::Tpm if args.attestation_key.is_empty() => Some(("TPM", "the machine's attestation key by --attestation-key")),
+        TeeType::Cca if args.cca_trust_anchors.is_none() => Some(("CCA platform", "the store of their keys by --cca-trust-anchors")),
+        TeeType::Csv if args.csv_root.is_none() => Some(("Hygon chip", "the certificate of Hygon's root by --csv-root")),
+        _ => None,
+    };
+    if let Some((what, how)) = missing {
+        bail!("no {what} is trusted by itself: name {how} FILE");
+    }
+    let unusable = |path: &Path| format!("cannot use {}", path.display());
+    let mut trust = Trust::hardware();
+    for path in &args.attestation_key {
+        trust.tpm = trust.tpm.with_key(&path.display().to_string(), &files::read(path)?).with_context(|| unusable(path))?;
+    }
+    if let Some(path) = &args.cca_trust_anchors {
+        trust.cca = CcaTrust::from_store(&files::read(path)?).with_context(|| unusable(path))?;
+    }
+    if let Some(path) = &args.csv_root {
+        trust.csv = trust.csv.with_root("HRK", &files::read(path)?).with_context(|| unusable(path))?;
+    }
+    for path in &args.csv_chip {
+        trust.csv = trust.csv.with_chip(&files::read(path)?).with_context(|| unusable(path))?;
+    }
+    Ok(trust)
 }
 
 fn initdata_digest(args: &Args) -> anyhow::Result<Option<Digest>> {

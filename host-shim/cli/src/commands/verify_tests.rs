@@ -26,6 +26,8 @@ fn args(dir: &Path, certs: &Path) -> Args {
         intel_pcs: None,
         attestation_key: Vec::new(),
         cca_trust_anchors: None,
+        csv_root: None,
+        csv_chip: Vec::new(),
         allow_sept_ve: false,
         report_data: None,
         host_data: None,
@@ -217,4 +219,13 @@ fn a_cca_token_passes_under_a_store_that_is_named() {
     let told = verify(&cca(Some(store))).unwrap();
     assert!(told.passed(), "{}", told.text());
     assert!(verify(&cca(None)).err().unwrap().to_string().contains("--cca-trust-anchors"));
+}
+
+#[test]
+fn a_csv_report_says_that_its_chips_certificates_are_missing() {
+    let Some(dir) = vectors() else { return };
+    let (evidence, root) = (dir.join("../csv_evidence.json"), dir.join("../../src/csv/hrk.cert"));
+    let csv = |root| Args { tee: TeeType::Csv, certs: None, evidence: evidence.clone(), csv_root: root, ..args(&dir, &dir) };
+    assert_eq!(outcomes(&csv(Some(root))), [("HSK and CEK", Ended::Fail)]);
+    assert!(verify(&csv(None)).err().unwrap().to_string().contains("--csv-root"));
 }

@@ -1,7 +1,7 @@
 //! Arm CCA: evidence in CoCo's JSON form, a token that is opaque here.
 //!
-//! The token is CBOR signed by COSE (Arm, "Realm Management Monitor specification", section on attestation). Only who verifies reads it, so the
-//! parser is in the verifier, and no CBOR library in the guest.
+//! The token is CBOR signed by COSE (Arm, "Realm Management Monitor specification", section on attestation). Only who verifies reads it,
+//! so the parser is in the verifier, and no CBOR library in the guest.
 
 use serde::{Deserialize, Deserializer, Serialize};
 

@@ -1,4 +1,5 @@
-//! Reads fields one after the other, each length checked; and what can be wrong with bytes. Integers are big-endian unless their name says otherwise.
+//! Reads fields one after the other, each length checked; and what can be wrong with bytes. Integers are big-endian unless their name says
+//! otherwise.
 
 /// Why bytes are not what they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -14,6 +14,7 @@ pub mod cca;
 pub mod csv;
 mod cursor;
 pub mod eventlog;
+pub mod nvidia;
 pub mod se;
 pub mod snp;
 pub mod tdx;

@@ -90,7 +90,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let parts = Parts {
         store: Store::start(db).context("cannot start the store's thread")?,
         admins,
-        appraiser: Appraiser::new(Trust { snp, tdx, se: se.as_ref().map(SecureExecution::current), tpm, cca, csv }),
+        appraiser: Appraiser::new(Trust { snp, tdx, se: se.as_ref().map(SecureExecution::current), tpm, cca, csv, ..Trust::hardware() }),
         collector: config.collateral.collector(&config.data_dir).context("[collateral]")?,
         signer: TokenSigner::from_bytes(&signer)?,
         session_lifetime: config.session_lifetime(),

@@ -18,6 +18,7 @@ pub mod checks;
 pub mod collateral;
 pub mod csv;
 pub mod eventlog;
+pub mod nvidia;
 pub mod se;
 pub mod snp;
 pub mod tdx;
@@ -123,6 +124,9 @@ pub enum VerifyError {
     /// CSV evidence did not verify.
     #[error("CSV evidence is refused: {0}")]
     Csv(#[from] csv::CsvError),
+    /// Evidence of GPUs did not verify.
+    #[error("NVIDIA evidence is refused: {0}")]
+    Nvidia(#[from] nvidia::NvidiaError),
 }
 
 impl VerifyError {
@@ -139,6 +143,7 @@ impl VerifyError {
             Self::Tpm(error) => error.rule(),
             Self::Cca(error) => error.rule(),
             Self::Csv(error) => error.rule(),
+            Self::Nvidia(error) => error.rule(),
         }
     }
 }
@@ -211,6 +216,8 @@ pub struct Trust {
     pub cca: cca::CcaTrust,
     /// Of CSV. Without a root there is none, and the kind is refused.
     pub csv: csv::CsvTrust,
+    /// Of NVIDIA's GPUs. Without a root there is none, and the kind is refused. A broker has none: a GPU is no guest.
+    pub nvidia: nvidia::NvidiaTrust,
 }
 
 /// All verifiers, and the one place that says which kind has which.
@@ -229,6 +236,7 @@ impl Trust {
             tpm: tpm::TpmTrust::default(),
             cca: cca::CcaTrust::default(),
             csv: csv::CsvTrust::default(),
+            nvidia: nvidia::NvidiaTrust::default(),
         }
     }
 }
@@ -251,6 +259,9 @@ impl Verifiers {
         }
         if !trust.csv.is_empty() {
             all.push(Box::new(csv::CsvVerifier { trust: trust.csv }));
+        }
+        if !trust.nvidia.is_empty() {
+            all.push(Box::new(nvidia::NvidiaVerifier { trust: trust.nvidia }));
         }
         all.extend(trust.se.map(|trust| Box::new(se::SeVerifier { trust }) as Box<dyn Verifier>));
         Self { all }

@@ -1,7 +1,7 @@
 //! Evidence of Azure's confidential VMs as it travels to the broker, in CoCo's JSON forms.
 //!
-//! The form without a version has bytes as arrays of integers and the VCEK as PEM; versions 1 and 2 have hexadecimal text in the quote and URL-safe
-//! base64 elsewhere. Both are read, the latter is written.
+//! The form without a version has bytes as arrays of integers and the VCEK as PEM; versions 1 and 2 have hexadecimal text in the quote and
+//! URL-safe base64 elsewhere. Both are read, the latter is written.
 
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;

@@ -1,7 +1,7 @@
 //! The attestation report.
 //!
-//! In version 1 every field but the nonce is XORed with a nonce of the firmware's that no signature covers. Whoever changes it shifts all fields alike, by
-//! the same four bytes; so a report of version 1 is worth something only where its measurement is compared.
+//! In version 1 every field but the nonce is XORed with a nonce of the firmware's that no signature covers. Whoever changes it shifts all
+//! fields alike, by the same four bytes; so a report of version 1 is worth something only where its measurement is compared.
 
 use super::certificate::Signature;
 use crate::cursor::{Cursor, FormError};

@@ -1,14 +1,15 @@
 //! Confidential VMs of Azure on SNP and TDX: the hardware vouches for a TPM's key, and the TPM answers the challenge.
 //!
 //! ```text
-//! SNP report | TD quote (verified as such) -> digest of runtime data -> attestation key -> TPM quote -> PCR values, report data, initdata (PCR 8)
+//! SNP report | TD quote (verified as such) -> digest of runtime data -> attestation key -> TPM quote
+//! TPM quote -> PCR values, report data, initdata (PCR 8)
 //! ```
-//! The hardware's part is verified by [`crate::snp`] and [`crate::tdx`], with what is trusted there and nothing more; report data are the runtime
-//! data's digest, and the host data are not compared, since Azure does not let owners set them.
+//! The hardware's part is verified by [`crate::snp`] and [`crate::tdx`], with what is trusted there and nothing more; report data are the
+//! runtime data's digest, and the host data are not compared, since Azure does not let owners set them.
 //!
-//! What this proves and what not: whatever runs in the VM's most privileged level (Azure's paravisor, by the launch measurement) plays the TPM. A VM
-//! that was launched with something else can put any key into the runtime data and quote any registers. So **registers are worth what the launch
-//! measurement is**, and a policy must look at both.
+//! What this proves and what not: whatever runs in the VM's most privileged level (Azure's paravisor, by the launch measurement) plays the
+//! TPM. A VM that was launched with something else can put any key into the runtime data and quote any registers. So **registers are worth
+//! what the launch measurement is**, and a policy must look at both.
 //!
 //! Specification: Microsoft, "Guest attestation for confidential virtual machines"; formats in [`kata_cc_evidence::azure`].
 
@@ -113,8 +114,8 @@ impl Verifier for AzureSnpVerifier {
 
 /// VMs on TDX among the kinds of evidence.
 ///
-/// Azure launches TDs without SEPT_VE_DISABLE as far as is known, so [`tdx::TdxRules::require_sept_ve_disable`] refuses them unless it is turned off;
-/// it then is for plain TDs too.
+/// Azure launches TDs without SEPT_VE_DISABLE as far as is known, so [`tdx::TdxRules::require_sept_ve_disable`] refuses them unless it is
+/// turned off; it then is for plain TDs too.
 pub(crate) struct AzureTdxVerifier {
     pub(crate) trust: TdxTrust,
 }

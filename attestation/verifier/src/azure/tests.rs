@@ -1,4 +1,5 @@
-//! Real evidence of public test suites: every recorded outcome is reproduced here. What cannot be bent in real evidence is in `tests/azure.rs`.
+//! Real evidence of public test suites: every recorded outcome is reproduced here. What cannot be bent in real evidence is in
+//! `tests/azure.rs`.
 
 use super::*;
 use crate::checks::Outcome;

@@ -3,8 +3,8 @@
 //! ```text
 //! platform key (trusted by configuration) -> platform token -> realm key -> realm token -> report data, initdata
 //! ```
-//! Which firmware the platform runs and what the realm was launched with are claims: which will do is for the policy. There is no default for that,
-//! so the default policy affirms no realm.
+//! Which firmware the platform runs and what the realm was launched with are claims: which will do is for the policy. There is no default
+//! for that, so the default policy affirms no realm.
 //!
 //! Specification: Arm, "Realm Management Monitor specification" (DEN0137), section on attestation.
 
@@ -111,7 +111,8 @@ fn check_binding(realm: &Realm, expected: &Expected<'_>, checks: &mut Checks) ->
 }
 
 impl VerifiedCca {
-    /// Claims for tokens and policies: below `platform` and `realm` as CoCo has them, in base64; beside these in hexadecimal, as of other kinds.
+    /// Claims for tokens and policies: below `platform` and `realm` as CoCo has them, in base64; beside these in hexadecimal, as of other
+    /// kinds.
     fn claims(&self) -> Value {
         let Self { platform, realm } = self;
         let components: Vec<Value> = platform.components.iter().map(component).collect();

@@ -1,5 +1,5 @@
-//! The CCA token: a platform token and a realm token (Arm, "Realm Management Monitor specification", section "CCA attestation token"; claims of the
-//! platform also in draft-ffm-rats-cca-token).
+//! The CCA token: a platform token and a realm token (Arm, "Realm Management Monitor specification", section "CCA attestation token";
+//! claims of the platform also in draft-ffm-rats-cca-token).
 
 use super::error::CcaError;
 use super::signed::{Claims, Point, Signed, read};

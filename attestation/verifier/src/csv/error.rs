@@ -13,7 +13,8 @@ pub enum CsvError {
     NotARoot,
     /// Nobody says whose the platform's key is.
     #[error(
-        "no certificates of the chip (HSK and CEK) came with the report, and none of the {configured} configured ones is for it; fetch them from Hygon by the chip's serial number"
+        "no certificates of the chip (HSK and CEK) came with the report, and none of the {configured} \
+         configured ones is for it; fetch them from Hygon by the chip's serial number"
     )]
     NoChip {
         /// How many are configured.

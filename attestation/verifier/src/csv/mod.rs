@@ -3,11 +3,11 @@
 //! ```text
 //! HRK (trusted by configuration) -> HSK -> CEK (chip) -> PEK (platform) -> report -> report data
 //! ```
-//! Guests often send the PEK alone; then the chip's certificates must be configured, since nothing here fetches them. Initdata have no field in the
-//! report, and are refused. Event logs are not looked at.
+//! Guests often send the PEK alone; then the chip's certificates must be configured, since nothing here fetches them. Initdata have no
+//! field in the report, and are refused. Event logs are not looked at.
 //!
-//! A report of version 1 is XORed with a nonce that nobody signed (see [`kata_cc_evidence::csv::Report`]): a policy must compare `measure`, without
-//! which the other claims can be shifted.
+//! A report of version 1 is XORed with a nonce that nobody signed (see [`kata_cc_evidence::csv::Report`]): a policy must compare
+//! `measure`, without which the other claims can be shifted.
 //!
 //! Specifications: Hygon's `csv-rs` for formats; GM/T 0003 (SM2) and GM/T 0004 (SM3).
 

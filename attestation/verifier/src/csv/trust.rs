@@ -33,7 +33,8 @@ impl CsvTrust {
         Ok(self)
     }
 
-    /// Knows a chip's certificates, HSK and CEK in one file as Hygon serves them, for guests that do not send them. They are verified when they are used.
+    /// Knows a chip's certificates, HSK and CEK in one file as Hygon serves them, for guests that do not send them. They are verified when
+    /// they are used.
     ///
     /// # Errors
     /// When they are none.

@@ -60,8 +60,8 @@ impl From<RootSet> for TdxTrust {
 /// Rules for all TDX evidence, whatever the attestation policy says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TdxRules {
-    /// Refuse TDs without SEPT_VE_DISABLE, into which the host can inject exceptions. Default: yes. Some clouds launch TDs without it; Azure's are
-    /// among them, so evidence of kind `az-tdx-vtpm` is refused until this is turned off.
+    /// Refuse TDs without SEPT_VE_DISABLE, into which the host can inject exceptions. Default: yes. Some clouds launch TDs without it;
+    /// Azure's are among them, so evidence of kind `az-tdx-vtpm` is refused until this is turned off.
     pub require_sept_ve_disable: bool,
     /// Lowest tcbEvaluationDataNumber of TCB info and QE identity: against collateral that was rolled back within its time. Default: 0.
     pub minimum_tcb_evaluation_data_number: u32,

@@ -13,7 +13,8 @@ pub enum TpmError {
     },
     /// A key nobody configured.
     #[error(
-        "the quote names an attestation key that is none of the {trusted} trusted ones; register the machine's key, or do not trust the machine"
+        "the quote names an attestation key that is none of the {trusted} trusted ones; \
+         register the machine's key, or do not trust the machine"
     )]
     Untrusted {
         /// How many are.

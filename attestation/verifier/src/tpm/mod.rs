@@ -3,8 +3,8 @@
 //! ```text
 //! attestation key (trusted by configuration) -> quote -> PCR values, report data, initdata (PCR 8)
 //! ```
-//! A TPM vouches for what was started, and for nothing else: memory is not encrypted, and whoever owns the machine can read it. Nothing is trusted
-//! that was not configured: there is no chain from makers of TPMs here, since the protocol carries none.
+//! A TPM vouches for what was started, and for nothing else: memory is not encrypted, and whoever owns the machine can read it. Nothing is
+//! trusted that was not configured: there is no chain from makers of TPMs here, since the protocol carries none.
 //!
 //! Specification: Trusted Computing Group, "TPM 2.0 Library", part 1, sections on attestation; formats in [`kata_cc_evidence::tpm`].
 

@@ -61,7 +61,8 @@ pub(crate) struct Args {
     /// Fetch what is missing from Intel's provisioning certification service or a PCCS at this URL.
     #[arg(long, value_name = "URL")]
     intel_pcs: Option<BaseUrl>,
-    /// Attestation key of a TPM that is trusted, a public key in DER or PEM; may be given more than once. Of kind tpm no evidence verifies without.
+    /// Attestation key of a TPM that is trusted, a public key in DER or PEM; may be given more than once. Of kind tpm no evidence verifies
+    /// without.
     #[arg(long, value_name = "FILE")]
     attestation_key: Vec<PathBuf>,
     /// Trust anchors of CCA platforms, a store as CoCo and Veraison have it. Of kind cca no evidence verifies without.
@@ -73,6 +74,9 @@ pub(crate) struct Args {
     /// Certificates of a Hygon chip (HSK and CEK in one file), for evidence that brings none; may be given more than once.
     #[arg(long, value_name = "FILE")]
     csv_chip: Vec<PathBuf>,
+    /// NVIDIA's device identity CA, PEM. Of kind nvidia no evidence verifies without.
+    #[arg(long, value_name = "FILE")]
+    nvidia_root: Option<PathBuf>,
     /// Accept TDs without SEPT_VE_DISABLE, into which the host can inject exceptions: those of Azure are launched so.
     #[arg(long)]
     allow_sept_ve: bool,
@@ -186,6 +190,7 @@ fn registered(args: &Args) -> anyhow::Result<Trust> {
         TeeType::Tpm if args.attestation_key.is_empty() => Some(("TPM", "the machine's attestation key by --attestation-key")),
         TeeType::Cca if args.cca_trust_anchors.is_none() => Some(("CCA platform", "the store of their keys by --cca-trust-anchors")),
         TeeType::Csv if args.csv_root.is_none() => Some(("Hygon chip", "the certificate of Hygon's root by --csv-root")),
+        TeeType::Nvidia if args.nvidia_root.is_none() => Some(("GPU", "NVIDIA's device identity CA by --nvidia-root")),
         _ => None,
     };
     if let Some((what, how)) = missing {
@@ -204,6 +209,9 @@ fn registered(args: &Args) -> anyhow::Result<Trust> {
     }
     for path in &args.csv_chip {
         trust.csv = trust.csv.with_chip(&files::read(path)?).with_context(|| unusable(path))?;
+    }
+    if let Some(path) = &args.nvidia_root {
+        trust.nvidia = trust.nvidia.with_root("NVIDIA", &files::read(path)?).with_context(|| unusable(path))?;
     }
     Ok(trust)
 }

@@ -28,6 +28,7 @@ fn args(dir: &Path, certs: &Path) -> Args {
         cca_trust_anchors: None,
         csv_root: None,
         csv_chip: Vec::new(),
+        nvidia_root: None,
         allow_sept_ve: false,
         report_data: None,
         host_data: None,
@@ -205,7 +206,9 @@ fn evidence_of_an_azure_vm_passes() {
     let evidence = dir.join("../az-snp-vtpm/evidence-v1.json");
     let mut challenge = [0; 64];
     challenge[..9].copy_from_slice(b"challenge");
-    let azure = |report_data| Args { tee: TeeType::AzSnpVtpm, certs: None, evidence: evidence.clone(), report_data, ..args(&dir, &dir) };
+    let now = Some(parse_time("2025-06-01T00:00:00Z").unwrap());
+    let azure =
+        |report_data| Args { tee: TeeType::AzSnpVtpm, certs: None, evidence: evidence.clone(), report_data, now, ..args(&dir, &dir) };
     let told = verify(&azure(Some(ReportData(challenge)))).unwrap();
     assert!(told.passed(), "{}", told.text());
     assert_eq!(outcomes(&azure(Some(ReportData([1; 64])))).pop(), Some(("extra data", Ended::Fail)));

@@ -44,7 +44,7 @@ pub(crate) fn of(item: &Item, now: u64) -> Result<u64, FetchError> {
     }
     let ends = |cert: &Certificate| cert.tbs_certificate.validity.not_after.to_unix_duration().as_secs();
     let certificate = Certificate::from_der(body).ok().map(|cert| ends(&cert));
-    let chain = || Certificate::load_pem_chain(text).ok()?.iter().map(ends).min();
+    let chain = || kata_cc_verifier::pem::certificates(text)?.iter().map(ends).min();
     match certificate.or_else(chain) {
         Some(not_after) => Ok(not_after.min(now.saturating_add(CERTIFICATE))),
         None => Err(FetchError::Form { bytes: body.len() }),

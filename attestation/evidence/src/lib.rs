@@ -9,12 +9,19 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::arithmetic_side_effects, clippy::panic)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::panic))]
 
+pub mod azure;
+pub mod cca;
+pub mod csv;
+mod cursor;
 pub mod eventlog;
+pub mod nvidia;
 pub mod se;
 pub mod snp;
 pub mod tdx;
 mod tee;
+pub mod tpm;
 mod values;
 
+pub use cursor::FormError;
 pub use tee::{TeeType, UnknownTee};
 pub use values::{HostData, LaunchDigest, MrConfigId, Nonce, ReportData, TdMeasurement, ValueError};

@@ -12,16 +12,21 @@
 //! Plain HTTP is served on a loopback address only, and only when the file says `insecure_http = true`.
 
 mod admin;
+mod cca;
 mod collateral;
+mod csv;
 mod development;
 mod http;
 mod references;
 mod se;
 mod snp;
 mod tdx;
+mod tpm;
 
 pub use admin::{Admin, IdentityProvider, Role};
+pub use cca::Cca;
 pub use collateral::Collateral;
+pub use csv::Csv;
 pub use development::Development;
 pub use http::Http;
 pub use references::References;
@@ -32,6 +37,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 pub use tdx::Tdx;
+pub use tpm::Tpm;
 
 /// A configuration file larger than this is not one.
 const MAX_CONFIG: u64 = 1024 * 1024;
@@ -91,6 +97,13 @@ pub struct Config {
     pub tdx: Tdx,
     /// Secure Execution. Without it no guest of this kind can be asked for evidence.
     pub se: Option<Se>,
+    /// TPM evidence. Without a key there is none that is trusted.
+    #[serde(default)]
+    pub tpm: Tpm,
+    /// CCA evidence. Without trust anchors there is none that is trusted.
+    pub cca: Option<Cca>,
+    /// CSV evidence. Without Hygon's root there is none that is trusted.
+    pub csv: Option<Csv>,
     /// What evidence does not bring.
     #[serde(default)]
     pub collateral: Collateral,
@@ -194,6 +207,7 @@ impl Config {
         }
         self.http.check()?;
         self.references.check()?;
+        self.tpm.check()?;
         if let Some(se) = &self.se {
             se.check()?;
         }
@@ -342,6 +356,21 @@ mod tests {
         refused(&with(""), "missing field `images`");
         refused(&with("images = []"), "`se.images` is empty");
         refused(&with("images = [\"i\"]\noffline = true"), "unknown field");
+    }
+
+    #[test]
+    fn kinds_without_a_built_in_root_are_trusted_by_what_is_named() {
+        assert!(Config::parse(MINIMAL).unwrap().tpm.attestation_keys.is_empty());
+        let with = |keys: &str| format!("{MINIMAL}[tpm]\nattestation_keys = [{keys}]\n");
+        assert_eq!(Config::parse(&with("\"a.pem\"")).unwrap().tpm.attestation_keys.len(), 1);
+        refused(&with(&"\"a\",".repeat(1025)), "has 1025 entries");
+        refused(&format!("{MINIMAL}[tpm]\nkeys = []\n"), "unknown field");
+        assert!(Config::parse(MINIMAL).unwrap().cca.is_none());
+        assert!(Config::parse(&format!("{MINIMAL}[cca]\ntrust_anchors = \"s.json\"\n")).unwrap().cca.is_some());
+        refused(&format!("{MINIMAL}[cca]\n"), "missing field `trust_anchors`");
+        assert!(Config::parse(MINIMAL).unwrap().csv.is_none());
+        assert!(Config::parse(&format!("{MINIMAL}[csv]\nroot = \"hrk.cert\"\n")).unwrap().csv.unwrap().chips.is_empty());
+        refused(&format!("{MINIMAL}[csv]\n"), "missing field `root`");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use anyhow::Context;
 use clap::Parser;
 use kata_cc_kbs::admin::{Admins, Origin};
 use kata_cc_kbs::appraise::Appraiser;
-use kata_cc_kbs::config::{Config, Se, read_bounded};
+use kata_cc_kbs::config::{Config, Se, read_bounded, read_bytes};
 use kata_cc_kbs::listen;
 use kata_cc_kbs::reference::References;
 use kata_cc_kbs::secure_execution::{Files, SecureExecution};
@@ -14,9 +14,12 @@ use kata_cc_kbs::tls::ServerCertificate;
 use kata_cc_kbs::token_key;
 use kata_cc_kbs_protocol::TokenSigner;
 use kata_cc_verifier::Trust;
+use kata_cc_verifier::cca::CcaTrust;
+use kata_cc_verifier::csv::CsvTrust;
 use kata_cc_verifier::se::SealingKey;
 use kata_cc_verifier::snp::{RootSet, SnpTrust};
 use kata_cc_verifier::tdx::{self, TdxTrust};
+use kata_cc_verifier::tpm::TpmTrust;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +29,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 const MAX_CERTIFICATE: u64 = 64 * 1024;
+/// Largest store of trust anchors: some thousand platforms.
+const MAX_STORE: u64 = 4 << 20;
 
 /// The key broker: verifies what confidential guests say about themselves and releases secrets to those that policy allows.
 #[derive(Debug, Parser)]
@@ -56,6 +61,9 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let tls = config.tls.as_ref().map(ServerCertificate::load).transpose()?;
     let roots = roots(&config)?;
     let tdx = tdx_trust(&config)?;
+    let tpm = tpm_trust(&config)?;
+    let cca = cca_trust(&config)?;
+    let csv = csv_trust(&config)?;
     let snp = SnpTrust { rules: config.snp.rules(), ..roots.into() };
     let references = References::configured(&config.references)?;
     let signer = token_key::configured(&config.token)?;
@@ -91,7 +99,16 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let parts = Parts {
         store: Store::start(db).context("cannot start the store's thread")?,
         admins,
-        appraiser: Appraiser::new(Trust { snp, tdx, se: se.as_ref().map(SecureExecution::current), sample }),
+        appraiser: Appraiser::new(Trust {
+            snp,
+            tdx,
+            se: se.as_ref().map(SecureExecution::current),
+            sample,
+            tpm,
+            cca,
+            csv,
+            ..Trust::hardware()
+        }),
         collector: config.collateral.collector(&config.data_dir).context("[collateral]")?,
         signer,
         session_lifetime: config.session_lifetime(),
@@ -166,6 +183,33 @@ fn tdx_trust(config: &Config) -> anyhow::Result<TdxTrust> {
         tracing::warn!(name = %root.name, "evidence of a simulated TD will be looked at under this root; the default policy refuses it");
     }
     Ok(TdxTrust { roots, rules: config.tdx.rules() })
+}
+
+fn tpm_trust(config: &Config) -> anyhow::Result<TpmTrust> {
+    let mut trust = TpmTrust::default();
+    for path in &config.tpm.attestation_keys {
+        let name = path.display().to_string();
+        let key = read_bounded(path, MAX_CERTIFICATE)?;
+        trust = trust.with_key(&name, key.as_bytes()).with_context(|| format!("[tpm] attestation_keys: {name}"))?;
+    }
+    Ok(trust)
+}
+
+fn cca_trust(config: &Config) -> anyhow::Result<CcaTrust> {
+    let Some(cca) = &config.cca else { return Ok(CcaTrust::default()) };
+    let store = read_bounded(&cca.trust_anchors, MAX_STORE)?;
+    CcaTrust::from_store(store.as_bytes()).with_context(|| format!("[cca] trust_anchors: {}", cca.trust_anchors.display()))
+}
+
+fn csv_trust(config: &Config) -> anyhow::Result<CsvTrust> {
+    let Some(csv) = &config.csv else { return Ok(CsvTrust::default()) };
+    let root = read_bytes(&csv.root, MAX_CERTIFICATE)?;
+    let mut trust = CsvTrust::default().with_root("HRK", &root).with_context(|| format!("[csv] root: {}", csv.root.display()))?;
+    for path in &csv.chips {
+        let chip = read_bytes(path, MAX_CERTIFICATE)?;
+        trust = trust.with_chip(&chip).with_context(|| format!("[csv] chips: {}", path.display()))?;
+    }
+    Ok(trust)
 }
 
 fn roots(config: &Config) -> anyhow::Result<RootSet> {

@@ -12,13 +12,19 @@
 #![deny(clippy::indexing_slicing, clippy::panic)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::panic))]
 
+pub mod azure;
+pub mod cca;
 pub mod checks;
 pub mod collateral;
+pub mod csv;
 pub mod eventlog;
+pub mod nvidia;
+pub mod pem;
 pub mod sample;
 pub mod se;
 pub mod snp;
 pub mod tdx;
+pub mod tpm;
 #[cfg(test)]
 mod vectors;
 
@@ -111,6 +117,21 @@ pub enum VerifyError {
     /// Sample evidence is not even that.
     #[error("sample evidence is refused: {0}")]
     Sample(#[from] sample::SampleError),
+    /// Evidence of a VM of Azure did not verify.
+    #[error("evidence of an Azure VM is refused: {0}")]
+    Azure(#[from] azure::AzureError),
+    /// Evidence of a TPM did not verify.
+    #[error("TPM evidence is refused: {0}")]
+    Tpm(#[from] tpm::TpmError),
+    /// CCA evidence did not verify.
+    #[error("CCA evidence is refused: {0}")]
+    Cca(#[from] cca::CcaError),
+    /// CSV evidence did not verify.
+    #[error("CSV evidence is refused: {0}")]
+    Csv(#[from] csv::CsvError),
+    /// Evidence of GPUs did not verify.
+    #[error("NVIDIA evidence is refused: {0}")]
+    Nvidia(#[from] nvidia::NvidiaError),
 }
 
 impl VerifyError {
@@ -124,6 +145,11 @@ impl VerifyError {
             Self::Tdx(error) => error.rule(),
             Self::Se(error) => error.rule(),
             Self::Sample(error) => error.rule(),
+            Self::Azure(error) => error.rule(),
+            Self::Tpm(error) => error.rule(),
+            Self::Cca(error) => error.rule(),
+            Self::Csv(error) => error.rule(),
+            Self::Nvidia(error) => error.rule(),
         }
     }
 }
@@ -184,15 +210,23 @@ pub trait Verifier: Send + Sync {
 /// What is trusted, for each kind of TEE.
 #[derive(Clone, Debug)]
 pub struct Trust {
-    /// Of SNP evidence.
+    /// Of SNP evidence, that of VMs of Azure among it.
     pub snp: snp::SnpTrust,
-    /// Of TDX evidence.
+    /// Of TDX evidence, that of VMs of Azure among it.
     pub tdx: tdx::TdxTrust,
     /// Of Secure Execution evidence. Without it there is nobody who could have asked for any, and it is refused.
     pub se: Option<se::CurrentTrust>,
     /// Whether evidence is looked at that nobody signed. For trying CoCo's clients; no policy that comes with the broker affirms it but the one for
     /// that.
     pub sample: bool,
+    /// Of TPMs. Without a key there is none, and the kind is refused.
+    pub tpm: tpm::TpmTrust,
+    /// Of CCA. Without a platform there is none, and the kind is refused.
+    pub cca: cca::CcaTrust,
+    /// Of CSV. Without a root there is none, and the kind is refused.
+    pub csv: csv::CsvTrust,
+    /// Of NVIDIA's GPUs. Without a root there is none, and the kind is refused. A broker has none: a GPU is no guest.
+    pub nvidia: nvidia::NvidiaTrust,
 }
 
 /// All verifiers, and the one place that says which kind has which.
@@ -204,7 +238,16 @@ impl Trust {
     /// The makers' roots alone, with the default rules.
     #[must_use]
     pub fn hardware() -> Self {
-        Self { snp: snp::RootSet::amd().into(), tdx: tdx::RootSet::intel().into(), se: None, sample: false }
+        Self {
+            snp: snp::RootSet::amd().into(),
+            tdx: tdx::RootSet::intel().into(),
+            se: None,
+            sample: false,
+            tpm: tpm::TpmTrust::default(),
+            cca: cca::CcaTrust::default(),
+            csv: csv::CsvTrust::default(),
+            nvidia: nvidia::NvidiaTrust::default(),
+        }
     }
 }
 
@@ -212,8 +255,24 @@ impl Verifiers {
     /// With what is trusted.
     #[must_use]
     pub fn new(trust: Trust) -> Self {
-        let mut all: Vec<Box<dyn Verifier>> =
-            vec![Box::new(snp::SnpVerifier { trust: trust.snp }), Box::new(tdx::TdxVerifier { trust: trust.tdx })];
+        let mut all: Vec<Box<dyn Verifier>> = vec![
+            Box::new(azure::AzureSnpVerifier { trust: trust.snp.clone() }),
+            Box::new(azure::AzureTdxVerifier { trust: trust.tdx.clone() }),
+            Box::new(snp::SnpVerifier { trust: trust.snp }),
+            Box::new(tdx::TdxVerifier { trust: trust.tdx }),
+        ];
+        if !trust.tpm.is_empty() {
+            all.push(Box::new(tpm::TpmVerifier { trust: trust.tpm }));
+        }
+        if !trust.cca.is_empty() {
+            all.push(Box::new(cca::CcaVerifier { trust: trust.cca }));
+        }
+        if !trust.csv.is_empty() {
+            all.push(Box::new(csv::CsvVerifier { trust: trust.csv }));
+        }
+        if !trust.nvidia.is_empty() {
+            all.push(Box::new(nvidia::NvidiaVerifier { trust: trust.nvidia }));
+        }
         all.extend(trust.se.map(|trust| Box::new(se::SeVerifier { trust }) as Box<dyn Verifier>));
         if trust.sample {
             all.push(Box::new(sample::SampleVerifier));
@@ -251,7 +310,7 @@ mod tests {
         let verifiers = Verifiers::new(Trust::hardware());
         for tee in TeeType::ALL {
             match (tee, verifiers.get(tee)) {
-                (TeeType::Snp | TeeType::Tdx, Ok(verifier)) => assert_eq!(verifier.tee(), tee),
+                (TeeType::AzSnpVtpm | TeeType::AzTdxVtpm | TeeType::Snp | TeeType::Tdx, Ok(verifier)) => assert_eq!(verifier.tee(), tee),
                 (TeeType::Sample | TeeType::SampleDevice, Err(VerifyError::NoTrust { .. })) => {}
                 (_, Err(VerifyError::Unsupported { .. })) => {}
                 (tee, _) => panic!("{tee} is treated wrongly"),

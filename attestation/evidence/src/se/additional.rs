@@ -1,6 +1,6 @@
 //! What a request asks the ultravisor to add to the measurement, and the additional data that came of it.
 
-use super::cursor::{Cursor, FormError};
+use crate::cursor::{Cursor, FormError};
 
 /// Plaintext attestation flags of a request. Bit 0 is the most significant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

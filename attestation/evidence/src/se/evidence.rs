@@ -8,9 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::additional::Additional;
-use super::cursor::FormError;
 use super::header::ImageTags;
 use super::request::{MEASUREMENT_SIZE, Request};
+use crate::cursor::FormError;
 
 /// Most user data the ultravisor measures.
 pub const MAX_USER_DATA: usize = 256;

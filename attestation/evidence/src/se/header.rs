@@ -1,6 +1,6 @@
 //! The Secure Execution header of a boot image, of which attestation needs the tags: they are the image's identity.
 
-use super::cursor::{Cursor, FormError};
+use crate::cursor::{Cursor, FormError};
 
 /// `IBMSecEx`.
 const MAGIC: u64 = 0x4942_4d53_6563_4578;

@@ -10,13 +10,12 @@
 //! Field names follow IBM, "IBM Secure Execution for Linux", and `linux/arch/s390/include/uapi/asm/uvdevice.h`. All integers are big-endian.
 
 mod additional;
-mod cursor;
 mod evidence;
 mod header;
 mod request;
 
+pub use crate::cursor::FormError;
 pub use additional::{Additional, Flags};
-pub use cursor::FormError;
 pub use evidence::{Challenge, Evidence, EvidenceError, MAX_USER_DATA};
 pub use header::ImageTags;
 pub use request::{AuthenticatedHead, KeySlot, MEASUREMENT_SIZE, Request};

@@ -8,7 +8,7 @@
 //! Everything before the encrypted part is authenticated by the tag.
 
 use super::additional::Flags;
-use super::cursor::{Cursor, FormError};
+use crate::cursor::{Cursor, FormError};
 
 const VERSION_1: u32 = 0x100;
 const HMAC_SHA_512: u32 = 1;

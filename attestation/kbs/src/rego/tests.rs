@@ -76,6 +76,19 @@ fn default_attestation_without_reference_values_affirms_nothing() {
 }
 
 #[test]
+fn default_attestation_affirms_no_kind_that_it_has_no_rules_for() {
+    // Claims of a guest that would be affirmed as SNP, under the names of kinds that share them.
+    for kind in ["az-snp-vtpm", "az-tdx-vtpm", "tpm", "cca", "csv", "nvidia"] {
+        let mut input = genuine();
+        input[kind] = input["snp"].take();
+        input.as_object_mut().unwrap().remove("snp");
+        let claims = trust_claims(ATTESTATION, &input, references()).unwrap().claims;
+        assert_eq!((claims["executables"], claims["hardware"]), (33, 97), "{kind}");
+        assert_ne!(claims["configuration"], 2, "{kind}");
+    }
+}
+
+#[test]
 fn default_attestation_notices_each_deviation() {
     assert_eq!(claim(ATTESTATION, &with("measurement", json!("cc")), references(), "executables"), 33);
     for (key, value) in [

@@ -92,7 +92,7 @@ impl Cert {
 
     /// Parses all certificates of a PEM text.
     pub(crate) fn parse_pem(text: &[u8]) -> Result<Vec<Self>, CertError> {
-        let chain = Certificate::load_pem_chain(text).map_err(|_| CertError::Malformed)?;
+        let chain = crate::pem::certificates(text).ok_or(CertError::Malformed)?;
         chain.iter().map(|cert| Self::parse(&cert.to_der().map_err(|_| CertError::Malformed)?)).collect()
     }
 

@@ -166,6 +166,11 @@ pub fn verify(
     Ok(VerifiedSnp { report: report.clone(), root_name: root.name.clone(), simulated: root.simulated, generation })
 }
 
+/// Collateral that [`verify`] will look for.
+pub(crate) fn needs(evidence: &Evidence) -> Vec<Need> {
+    kds::needs(evidence)
+}
+
 fn check_algorithm(report: &Report) -> Result<(), SnpError> {
     match report.signature_algo {
         SIGNATURE_ALGO_ECDSA_P384_SHA384 => Ok(()),
@@ -233,7 +238,7 @@ impl Verifier for SnpVerifier {
     }
 
     fn needs(&self, evidence: &Value) -> Vec<Need> {
-        Evidence::deserialize(evidence).map_or_else(|_| Vec::new(), |evidence| kds::needs(&evidence))
+        Evidence::deserialize(evidence).map_or_else(|_| Vec::new(), |evidence| needs(&evidence))
     }
 
     fn parse_raw(&self, raw: &[u8]) -> Result<Value, VerifyError> {

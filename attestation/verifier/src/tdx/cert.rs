@@ -90,11 +90,8 @@ impl Cert {
     ///
     /// The signature is checked over the re-encoded inner part, which for a certificate that is not canonical DER is not what was signed.
     pub(super) fn parse_pem(text: &[u8]) -> Result<Vec<Self>, CertError> {
-        let end = text.iter().rposition(|byte| !matches!(byte, 0 | b'\n' | b'\r')).map_or(0, |last| last.saturating_add(1));
-        // The library subtracts from the length of what it is given before it looks whether there is any.
-        let text = text.get(..end).filter(|text| !text.is_empty()).ok_or(CertError::Malformed)?;
-        let chain = Certificate::load_pem_chain(text).map_err(|_| CertError::Malformed)?;
-        if chain.is_empty() || chain.len() > MAX_CHAIN {
+        let chain = crate::pem::certificates(text).ok_or(CertError::Malformed)?;
+        if chain.len() > MAX_CHAIN {
             return Err(CertError::Count { expected: "1 to 4", found: chain.len() });
         }
         chain.into_iter().map(Self::from_parsed).collect()

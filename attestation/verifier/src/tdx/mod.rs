@@ -60,7 +60,8 @@ impl From<RootSet> for TdxTrust {
 /// Rules for all TDX evidence, whatever the attestation policy says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TdxRules {
-    /// Refuse TDs without SEPT_VE_DISABLE, into which the host can inject exceptions. Default: yes. Some clouds launch TDs without it.
+    /// Refuse TDs without SEPT_VE_DISABLE, into which the host can inject exceptions. Default: yes. Some clouds launch TDs without it;
+    /// Azure's are among them, so evidence of kind `az-tdx-vtpm` is refused until this is turned off.
     pub require_sept_ve_disable: bool,
     /// Lowest tcbEvaluationDataNumber of TCB info and QE identity: against collateral that was rolled back within its time. Default: 0.
     pub minimum_tcb_evaluation_data_number: u32,
@@ -185,6 +186,15 @@ pub fn verify(
     })
 }
 
+/// Collateral that [`verify`] will look for.
+pub(crate) fn needs(evidence: &Evidence) -> Vec<Need> {
+    let needs = || {
+        let (leaf, _, ca, _) = chain::read_pck(certification(evidence.quote()).ok()?).ok()?;
+        Some(Needs::of(&Platform::of(&leaf).ok()?, ca))
+    };
+    needs().map(|needs| needs.all().map(Need::clone).to_vec()).unwrap_or_default()
+}
+
 /// The PCK chain in a quote, PEM.
 fn certification(quote: &Quote) -> Result<&[u8], TdxError> {
     let certification = &quote.signature_data.qe.certification;
@@ -293,12 +303,7 @@ impl Verifier for TdxVerifier {
     }
 
     fn needs(&self, evidence: &Value) -> Vec<Need> {
-        let needs = || {
-            let evidence = Evidence::deserialize(evidence).ok()?;
-            let (leaf, _, ca, _) = chain::read_pck(certification(evidence.quote()).ok()?).ok()?;
-            Some(Needs::of(&Platform::of(&leaf).ok()?, ca))
-        };
-        needs().map(|needs| needs.all().map(Need::clone).to_vec()).unwrap_or_default()
+        Evidence::deserialize(evidence).map_or_else(|_| Vec::new(), |evidence| needs(&evidence))
     }
 
     fn parse_raw(&self, raw: &[u8]) -> Result<Value, VerifyError> {

@@ -1,5 +1,7 @@
 //! A made-up Intel: root, PCK CA, platform, quoting enclave, TCB Signing, and a TD. Everything a test may want to bend is a field.
 
+#![allow(dead_code, unused_imports, reason = "each test program uses its part")]
+
 use kata_cc_evidence::tdx::{Body, EnclaveReport, Evidence, Header, INTEL_QE_VENDOR_ID, Quote, TdAttributes};
 use kata_cc_evidence::{MrConfigId, ReportData, TdMeasurement};
 use kata_cc_sim_intel::{self as intel, Platform, Signer, ecdsa, qe_identity, signed_json, tcb_info};

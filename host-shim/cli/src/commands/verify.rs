@@ -13,9 +13,10 @@ use clap::Subcommand;
 use kata_cc_collateral::{BaseUrl, Collector, Sources};
 use kata_cc_evidence::{LaunchDigest, ReportData, TeeType};
 use kata_cc_policy::Initdata;
+use kata_cc_verifier::cca::CcaTrust;
 use kata_cc_verifier::checks::{self, Checks};
 use kata_cc_verifier::snp::{RootSet, SnpTrust};
-use kata_cc_verifier::tdx;
+use kata_cc_verifier::tdx::{self, TdxRules, TdxTrust};
 use kata_cc_verifier::{Expected, Trust, Verified, Verifier, Verifiers};
 use serde_json::Value;
 
@@ -60,6 +61,25 @@ pub(crate) struct Args {
     /// Fetch what is missing from Intel's provisioning certification service or a PCCS at this URL.
     #[arg(long, value_name = "URL")]
     intel_pcs: Option<BaseUrl>,
+    /// Attestation key of a TPM that is trusted, a public key in DER or PEM; may be given more than once. Of kind tpm no evidence verifies
+    /// without.
+    #[arg(long, value_name = "FILE")]
+    attestation_key: Vec<PathBuf>,
+    /// Trust anchors of CCA platforms, a store as CoCo and Veraison have it. Of kind cca no evidence verifies without.
+    #[arg(long, value_name = "FILE")]
+    cca_trust_anchors: Option<PathBuf>,
+    /// Certificate of Hygon's root key (HRK). Of kind csv no evidence verifies without.
+    #[arg(long, value_name = "FILE")]
+    csv_root: Option<PathBuf>,
+    /// Certificates of a Hygon chip (HSK and CEK in one file), for evidence that brings none; may be given more than once.
+    #[arg(long, value_name = "FILE")]
+    csv_chip: Vec<PathBuf>,
+    /// NVIDIA's device identity CA, PEM. Of kind nvidia no evidence verifies without.
+    #[arg(long, value_name = "FILE")]
+    nvidia_root: Option<PathBuf>,
+    /// Accept TDs without SEPT_VE_DISABLE, into which the host can inject exceptions: those of Azure are launched so.
+    #[arg(long)]
+    allow_sept_ve: bool,
     /// What the guest must have put into the report: 64 bytes in hex.
     #[arg(long, value_name = "HEX")]
     report_data: Option<ReportData>,
@@ -153,14 +173,47 @@ fn trust(args: &Args) -> anyhow::Result<Trust> {
     for (name, path) in &args.simulated_root {
         let pem = files::read(path)?;
         match args.tee {
-            TeeType::Tdx => tdx_roots = tdx_roots.with_simulated(name, &pem)?,
+            TeeType::Tdx | TeeType::AzTdxVtpm => tdx_roots = tdx_roots.with_simulated(name, &pem)?,
             _ => roots = roots.with_simulated(name, &pem)?,
         }
     }
     for (path, list) in lists {
         roots = roots.with_revocation_list(&list).with_context(|| format!("cannot use {}", path.display()))?;
     }
-    Ok(Trust { snp: SnpTrust { endorsements, ..roots.into() }, tdx: tdx_roots.into(), se: None, sample: false })
+    let rules = TdxRules { require_sept_ve_disable: !args.allow_sept_ve, ..TdxRules::default() };
+    Ok(Trust { snp: SnpTrust { endorsements, ..roots.into() }, tdx: TdxTrust { roots: tdx_roots, rules }, ..registered(args)? })
+}
+
+/// What has no maker's root, so that the owner names each machine or root.
+fn registered(args: &Args) -> anyhow::Result<Trust> {
+    let missing = match args.tee {
+        TeeType::Tpm if args.attestation_key.is_empty() => Some(("TPM", "the machine's attestation key by --attestation-key")),
+        TeeType::Cca if args.cca_trust_anchors.is_none() => Some(("CCA platform", "the store of their keys by --cca-trust-anchors")),
+        TeeType::Csv if args.csv_root.is_none() => Some(("Hygon chip", "the certificate of Hygon's root by --csv-root")),
+        TeeType::Nvidia if args.nvidia_root.is_none() => Some(("GPU", "NVIDIA's device identity CA by --nvidia-root")),
+        _ => None,
+    };
+    if let Some((what, how)) = missing {
+        bail!("no {what} is trusted by itself: name {how} FILE");
+    }
+    let unusable = |path: &Path| format!("cannot use {}", path.display());
+    let mut trust = Trust::hardware();
+    for path in &args.attestation_key {
+        trust.tpm = trust.tpm.with_key(&path.display().to_string(), &files::read(path)?).with_context(|| unusable(path))?;
+    }
+    if let Some(path) = &args.cca_trust_anchors {
+        trust.cca = CcaTrust::from_store(&files::read(path)?).with_context(|| unusable(path))?;
+    }
+    if let Some(path) = &args.csv_root {
+        trust.csv = trust.csv.with_root("HRK", &files::read(path)?).with_context(|| unusable(path))?;
+    }
+    for path in &args.csv_chip {
+        trust.csv = trust.csv.with_chip(&files::read(path)?).with_context(|| unusable(path))?;
+    }
+    if let Some(path) = &args.nvidia_root {
+        trust.nvidia = trust.nvidia.with_root("NVIDIA", &files::read(path)?).with_context(|| unusable(path))?;
+    }
+    Ok(trust)
 }
 
 fn initdata_digest(args: &Args) -> anyhow::Result<Option<Digest>> {

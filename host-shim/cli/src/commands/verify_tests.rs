@@ -24,6 +24,12 @@ fn args(dir: &Path, certs: &Path) -> Args {
         collateral: None,
         amd_kds: None,
         intel_pcs: None,
+        attestation_key: Vec::new(),
+        cca_trust_anchors: None,
+        csv_root: None,
+        csv_chip: Vec::new(),
+        nvidia_root: None,
+        allow_sept_ve: false,
         report_data: None,
         host_data: None,
         initdata: None,
@@ -168,4 +174,61 @@ fn a_real_td_quote_is_shown_up_to_the_collateral_it_wants() {
     std::fs::write(files.path().join("intel-pcs_sgx_certification_v4_rootcacrl"), b"x").unwrap();
     let error = verify(&Args { collateral: Some(files.path().into()), ..quote }).unwrap().error.unwrap();
     assert!(error.contains("tdx/certification/v4/tcb?fmspc=") && !error.contains("rootcacrl"), "{error}");
+}
+
+#[test]
+fn a_quote_of_a_tpm_passes_under_a_key_that_is_named_and_under_no_other() {
+    let Some(dir) = vectors() else { return };
+    let keys = tempfile::tempdir().unwrap();
+    let evidence = dir.join("../tpm_evidence.json");
+    let json: Value = serde_json::from_slice(&fs::read(&evidence).unwrap()).unwrap();
+    let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", wrapped(json["ak_public"].as_str().unwrap()));
+    let key = keys.path().join("ak.pem");
+    fs::write(&key, pem).unwrap();
+    let of_tpm = |attestation_key| Args { tee: TeeType::Tpm, certs: None, evidence: evidence.clone(), attestation_key, ..args(&dir, &dir) };
+    let told = verify(&of_tpm(vec![key.clone()])).unwrap();
+    assert!(told.passed(), "{}", told.text());
+    assert_eq!(told.json()["claims"]["attestation_key"], key.display().to_string());
+    let error = verify(&of_tpm(Vec::new())).err().unwrap().to_string();
+    assert!(error.contains("--attestation-key"), "{error}");
+    let error = format!("{:#}", verify(&of_tpm(vec![dir.join("test-vcek.der")])).err().unwrap());
+    assert!(error.contains("test-vcek.der"), "{error}");
+}
+
+/// PEM has 64 characters a line.
+fn wrapped(text: &str) -> String {
+    text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn evidence_of_an_azure_vm_passes() {
+    let Some(dir) = vectors() else { return };
+    let evidence = dir.join("../az-snp-vtpm/evidence-v1.json");
+    let mut challenge = [0; 64];
+    challenge[..9].copy_from_slice(b"challenge");
+    let now = Some(parse_time("2025-06-01T00:00:00Z").unwrap());
+    let azure =
+        |report_data| Args { tee: TeeType::AzSnpVtpm, certs: None, evidence: evidence.clone(), report_data, now, ..args(&dir, &dir) };
+    let told = verify(&azure(Some(ReportData(challenge)))).unwrap();
+    assert!(told.passed(), "{}", told.text());
+    assert_eq!(outcomes(&azure(Some(ReportData([1; 64])))).pop(), Some(("extra data", Ended::Fail)));
+}
+
+#[test]
+fn a_cca_token_passes_under_a_store_that_is_named() {
+    let Some(dir) = vectors() else { return };
+    let (token, store) = (dir.join("../cca/misc/cca-example-token.cbor"), dir.join("../cca/conf/tastore.json"));
+    let cca = |store| Args { tee: TeeType::Cca, certs: None, evidence: token.clone(), cca_trust_anchors: store, ..args(&dir, &dir) };
+    let told = verify(&cca(Some(store))).unwrap();
+    assert!(told.passed(), "{}", told.text());
+    assert!(verify(&cca(None)).err().unwrap().to_string().contains("--cca-trust-anchors"));
+}
+
+#[test]
+fn a_csv_report_says_that_its_chips_certificates_are_missing() {
+    let Some(dir) = vectors() else { return };
+    let (evidence, root) = (dir.join("../csv_evidence.json"), dir.join("../../src/csv/hrk.cert"));
+    let csv = |root| Args { tee: TeeType::Csv, certs: None, evidence: evidence.clone(), csv_root: root, ..args(&dir, &dir) };
+    assert_eq!(outcomes(&csv(Some(root))), [("HSK and CEK", Ended::Fail)]);
+    assert!(verify(&csv(None)).err().unwrap().to_string().contains("--csv-root"));
 }

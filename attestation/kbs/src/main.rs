@@ -9,7 +9,7 @@ use kata_cc_kbs::listen;
 use kata_cc_kbs::reference::References;
 use kata_cc_kbs::secure_execution::{Files, SecureExecution};
 use kata_cc_kbs::server::{Broker, Clock, Parts, router};
-use kata_cc_kbs::store::{Db, Store, StoreError};
+use kata_cc_kbs::store::{Store, StoreError};
 use kata_cc_kbs::tls::ServerCertificate;
 use kata_cc_kbs_protocol::TokenSigner;
 use kata_cc_verifier::Trust;
@@ -68,19 +68,41 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         return Ok(());
     }
 
-    let mut db = Db::open(&config.data_dir).context("cannot open the store")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(serve(&config, tls, TrustedTees { snp, tdx }, references, clock))
+}
+
+/// What is trusted of guests, besides what changes.
+struct TrustedTees {
+    snp: SnpTrust,
+    tdx: TdxTrust,
+}
+
+async fn serve(
+    config: &Config,
+    tls: Option<ServerCertificate>,
+    trusted: TrustedTees,
+    references: References,
+    clock: Clock,
+) -> anyhow::Result<()> {
+    let store = Store::sqlite(&config.data_dir).context("cannot open the store")?;
     let (admins, origin) = Admins::from_config(&config.admin, &config.data_dir)?;
     if let Origin::Made(private_key) = origin {
         eprintln!("Made an administrator key: {} (keep it private; move it to where you administer from)", private_key.display());
     }
-    tell(&references, &db)?;
-    let signer = db.key_or("token", || {
+    tell(&references, &store).await?;
+    let make = || {
         let made = TokenSigner::generate().map_err(|_| StoreError::Corrupt("token key"))?;
-        Ok::<_, StoreError>(Zeroizing::new(made.to_bytes().to_vec()))
-    })?;
-    let se = config.se.as_ref().map(|se| secure_execution(se, &mut db, &config, clock())).transpose()?;
+        Ok(Zeroizing::new(made.to_bytes().to_vec()))
+    };
+    let signer = store.key_or("token", make).await?;
+    let se = match &config.se {
+        Some(se) => Some(secure_execution(se, &store, config, clock()).await?),
+        None => None,
+    };
+    let TrustedTees { snp, tdx } = trusted;
     let parts = Parts {
-        store: Store::start(db).context("cannot start the store's thread")?,
+        store,
         admins,
         appraiser: Appraiser::new(Trust { snp, tdx, se: se.as_ref().map(SecureExecution::current) }),
         collector: config.collateral.collector(&config.data_dir).context("[collateral]")?,
@@ -92,37 +114,34 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     };
     let broker = Arc::new(Broker::new(parts, Arc::clone(&clock))?.with_auth_rate(config.http.auth_rate()).with_references(references));
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let listener = tokio::net::TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        println!("{scheme}://{}", listener.local_addr()?);
-        let acceptor = tls.as_ref().map(ServerCertificate::acceptor).transpose()?;
-        if let Some(certificate) = tls {
-            tokio::spawn(certificate.follow(signal(SignalKind::hangup())?));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let listener = tokio::net::TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    println!("{scheme}://{}", listener.local_addr()?);
+    let acceptor = tls.as_ref().map(ServerCertificate::acceptor).transpose()?;
+    if let Some(certificate) = tls {
+        tokio::spawn(certificate.follow(signal(SignalKind::hangup())?));
+    }
+    if let Some(se) = se {
+        tokio::spawn(se.follow(signal(SignalKind::hangup())?, move || clock()));
+    }
+    listen::serve_within(config.http.limits(), listener, acceptor, router(broker), async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-        if let Some(se) = se {
-            tokio::spawn(se.follow(signal(SignalKind::hangup())?, move || clock()));
-        }
-        listen::serve_within(config.http.limits(), listener, acceptor, router(broker), async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        })
-        .await;
-        Ok(())
     })
+    .await;
+    Ok(())
 }
 
 /// Says what an operator should know about the reference values.
-fn tell(references: &References, db: &Db) -> Result<(), StoreError> {
+async fn tell(references: &References, store: &Store) -> Result<(), StoreError> {
     if references.allow_unsigned() {
         tracing::warn!("reference values that nobody signed count: [references] allow_unsigned is true");
     } else {
-        let unsigned = db.reference_values()?.len();
+        let unsigned = store.registered().await?.unsigned.len();
         if unsigned > 0 {
             tracing::warn!(
                 unsigned,
@@ -139,12 +158,13 @@ fn tell(references: &References, db: &Db) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn secure_execution(se: &Se, db: &mut Db, config: &Config, now: u64) -> anyhow::Result<SecureExecution> {
-    let sealing_key = db.key_or("se", || {
+async fn secure_execution(se: &Se, store: &Store, config: &Config, now: u64) -> anyhow::Result<SecureExecution> {
+    let make = || {
         let mut key = Zeroizing::new(vec![0; 32]);
         SystemRandom::new().fill(&mut key).map_err(|_| StoreError::Corrupt("the random number generator"))?;
-        Ok::<_, StoreError>(key)
-    })?;
+        Ok(key)
+    };
+    let sealing_key = store.key_or("se", make).await?;
     let sealing_key = <[u8; 32]>::try_from(sealing_key.as_slice()).map_err(|_| StoreError::Corrupt("the key that seals requests"))?;
     Ok(SecureExecution::load(se.clone(), SealingKey::new(sealing_key), config.session_lifetime_seconds, now)?)
 }

@@ -66,6 +66,7 @@ impl From<SessionError> for ApiError {
             SessionError::Full => (StatusCode::TOO_MANY_REQUESTS, "TooManySessions"),
             SessionError::Unknown => (StatusCode::UNAUTHORIZED, "SessionNotFound"),
             SessionError::Attested => (StatusCode::CONFLICT, "SessionAttested"),
+            SessionError::Store(e) => return e.into(),
         };
         Self::new(status, variant, e.to_string())
     }

@@ -61,6 +61,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let clock: Clock = Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
     if cli.check_config {
         Admins::configured(&config.admin)?;
+        Store::check(&config.store)?;
         if let Some(se) = &config.se {
             Files::read(se)?.tell(clock())?;
         }
@@ -85,7 +86,7 @@ async fn serve(
     references: References,
     clock: Clock,
 ) -> anyhow::Result<()> {
-    let store = Store::sqlite(&config.data_dir).context("cannot open the store")?;
+    let store = Store::configured(&config.store, &config.data_dir).await.context("cannot open the store")?;
     let (admins, origin) = Admins::from_config(&config.admin, &config.data_dir)?;
     if let Origin::Made(private_key) = origin {
         eprintln!("Made an administrator key: {} (keep it private; move it to where you administer from)", private_key.display());

@@ -1,9 +1,12 @@
-//! Encryption at rest: AES-256-GCM under a key file beside the database (NIST SP 800-38D).
+//! Encryption at rest: AES-256-GCM under a key file beside the database, or a key of its environment (NIST SP 800-38D).
 //!
-//! Protects a copy of the database without the key file. Not a defence against whoever can read the whole data directory.
+//! Protects a copy of the database without the key. Not a defence against whoever can read the whole data directory.
 //!
 //! **Invariant:** the place a value is stored at is authenticated with it, so rows cannot be exchanged.
 
+use crate::config::KeySource;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::fs::OpenOptions;
@@ -31,11 +34,17 @@ pub enum SealError {
     /// Others than its owner may read the key file.
     #[error("{} may be read by others than its owner: chmod 600 it", .0.display())]
     KeyMode(PathBuf),
+    /// The environment variable is not there.
+    #[error("the environment variable {0}, which `store.key_env` names, is not set")]
+    NoVariable(String),
+    /// The environment variable is not a key.
+    #[error("the environment variable {0} is not a key: expected the base64 of {KEY_LEN} bytes")]
+    Variable(String),
     /// The system gave no random bytes.
     #[error("the system gave no random bytes")]
     Random,
     /// Authentication failed: other key, other place, or changed bytes.
-    #[error("a stored value does not open: it was changed, moved, or sealed with another key file")]
+    #[error("a stored value does not open: it was changed, moved, or sealed with another key")]
     Open,
 }
 
@@ -51,7 +60,31 @@ impl std::fmt::Debug for Sealer {
     }
 }
 
+/// Whether there is a key. A file is made where there is none.
+pub fn is_there(source: &KeySource) -> bool {
+    match source {
+        KeySource::File(path) => path.exists(),
+        KeySource::Environment(name) => std::env::var_os(name).is_some(),
+    }
+}
+
 impl Sealer {
+    /// Reads the key from where it is.
+    pub fn load(source: &KeySource) -> Result<Self, SealError> {
+        match source {
+            KeySource::File(path) => Self::from_file(path),
+            KeySource::Environment(name) => {
+                let text = std::env::var_os(name).ok_or_else(|| SealError::NoVariable(name.clone()))?;
+                Self::from_base64(&Zeroizing::new(text.into_encoded_bytes())).ok_or_else(|| SealError::Variable(name.clone()))
+            }
+        }
+    }
+
+    fn from_base64(text: &[u8]) -> Option<Self> {
+        let bytes = Zeroizing::new(STANDARD.decode(text.trim_ascii()).ok()?);
+        Self::new(&Zeroizing::new(<[u8; KEY_LEN]>::try_from(bytes.as_slice()).ok()?)).ok()
+    }
+
     /// Reads the key file, or makes it if it does not exist.
     pub fn from_file(path: &Path) -> Result<Self, SealError> {
         let fail = |source| SealError::KeyFile { path: path.into(), source };
@@ -147,6 +180,18 @@ mod tests {
         assert_eq!(Sealer::from_file(&path).unwrap().open("p", &sealed).unwrap().as_slice(), b"v");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(Sealer::from_file(&path), Err(SealError::KeyMode(_))));
+    }
+
+    #[test]
+    fn keys_of_the_environment_are_32_bytes() {
+        let sealed = Sealer::new(&[1; 32]).unwrap().seal("p", b"v").unwrap();
+        let key = STANDARD.encode([1; 32]);
+        assert_eq!(Sealer::from_base64(format!("{key}\n").as_bytes()).unwrap().open("p", &sealed).unwrap().as_slice(), b"v");
+        for bad in [String::new(), STANDARD.encode([1; 31]), STANDARD.encode([1; 33]), "1".repeat(64)] {
+            assert!(Sealer::from_base64(bad.as_bytes()).is_none(), "{bad}");
+        }
+        let missing = KeySource::Environment("KATA_CC_NO_SUCH_VARIABLE".into());
+        assert!(matches!(Sealer::load(&missing), Err(SealError::NoVariable(_))));
     }
 
     #[test]

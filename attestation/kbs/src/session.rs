@@ -14,7 +14,7 @@ pub const MAX_WAITING: usize = 10_000;
 /// Most bytes of tokens held for sessions that have attested. A token has some 6 KiB.
 pub const MAX_TOKENS: usize = 16 * 1024 * 1024;
 /// Expired sessions are looked for at most this often, so that a flood does not make every call a walk over the table.
-const SWEEP_SECONDS: u64 = 5;
+pub(crate) const SWEEP_SECONDS: u64 = 5;
 
 /// Why a session is not to be had.
 #[derive(Debug, thiserror::Error)]

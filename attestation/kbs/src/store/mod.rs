@@ -2,24 +2,28 @@
 //!
 //! ```text
 //! Store ──┬─> Sqlite: one file and one thread; sessions in memory
-//!         └─> shared by replicas of the broker later
+//!         └─> Postgres: a database that several brokers share; sessions in it
 //! ```
 //! **Invariant:** secret values are in a database only as [`crate::seal`] made them.
 
 mod audit;
 mod manifest;
+mod postgres;
 mod sqlite;
 
 pub use audit::AuditQuery;
 pub use manifest::{KeptManifest, Put};
+pub use postgres::{Postgres, PostgresError};
 pub use sqlite::Sqlite;
 
 use crate::audit::Decision;
+use crate::config;
 use crate::seal::SealError;
 use crate::session::SessionError;
 use axum::body::Bytes;
 use kata_cc_kbs_protocol::{AttestedSession, AwaitAttest, ResourcePath, SessionId};
 use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -39,11 +43,23 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// There is a database but not the key that its secrets are sealed with.
-    #[error("{} is missing, and the database's secrets are sealed with it: restore it, or start with an empty directory", .0.display())]
-    KeyLost(PathBuf),
+    #[error("{0} is missing, and the database's secrets are sealed with it: restore it, or start with an empty store")]
+    KeyLost(String),
+    /// The database's secrets are sealed with another key.
+    #[error("the database's secrets are sealed with another key than that in {0}: put there the one that its other brokers have")]
+    OtherKey(String),
     /// SQLite failed.
     #[error("database error")]
     Sqlite(#[from] rusqlite::Error),
+    /// PostgreSQL failed.
+    #[error("database error")]
+    Postgres(#[from] tokio_postgres::Error),
+    /// What is configured cannot be a database.
+    #[error(transparent)]
+    Configuration(#[from] PostgresError),
+    /// PostgreSQL does not answer, or not now.
+    #[error("the database does not answer: {0}")]
+    Unavailable(String),
     /// Sealing or opening failed.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -113,6 +129,7 @@ macro_rules! on {
     ($store:ident.$method:ident($($argument:expr),*)) => {
         match $store {
             Store::Sqlite(store) => store.$method($($argument),*).await,
+            Store::Postgres(store) => store.$method($($argument),*).await,
         }
     };
 }
@@ -122,15 +139,39 @@ macro_rules! on {
 pub enum Store {
     /// In a file of this broker alone.
     Sqlite(Sqlite),
+    /// In a database that several brokers share.
+    Postgres(Postgres),
 }
 
 impl Store {
-    /// Opens `kbs.sqlite` in `dir`, or makes it.
+    /// Opens what is configured. Within a runtime, on which it goes on working.
+    ///
+    /// # Errors
+    /// When it cannot be used, or its secrets could not be opened.
+    pub async fn configured(config: &config::Store, data_dir: &Path) -> Result<Self, StoreError> {
+        make_private(data_dir)?;
+        let key = config.key(data_dir);
+        Ok(match postgres::Target::configured(config)? {
+            Some(target) => Self::Postgres(Postgres::open(target, &key).await?),
+            None => Self::Sqlite(Sqlite::open(data_dir, &key)?),
+        })
+    }
+
+    /// Looks at what [`Self::configured`] would need before it asks a database.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(config: &config::Store) -> Result<(), PostgresError> {
+        postgres::Target::configured(config).map(drop)
+    }
+
+    /// Opens `kbs.sqlite` in `dir`, or makes it, with the key beside it.
     ///
     /// # Errors
     /// When the file cannot be used, or its secrets could not be opened.
     pub fn sqlite(dir: &Path) -> Result<Self, StoreError> {
-        Ok(Self::Sqlite(Sqlite::open(dir)?))
+        make_private(dir)?;
+        Ok(Self::Sqlite(Sqlite::open(dir, &config::Store::default().key(dir))?))
     }
 
     /// Whether it answers.
@@ -251,4 +292,9 @@ impl Store {
     pub async fn session_count(&self) -> Result<usize, StoreError> {
         on!(self.session_count())
     }
+}
+
+fn make_private(dir: &Path) -> Result<(), StoreError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| StoreError::Directory { path: dir.into(), source })
 }

@@ -10,12 +10,12 @@ use super::audit::{AuditQuery, MAX_BATCH};
 use super::manifest::{KeptManifest, Put};
 use super::{AppraisalInput, MAX_REFERENCE_IDS, MAX_RESOURCES, PolicyName, ReferenceValues, Registered, StoreError};
 use crate::audit::Decision;
+use crate::config::KeySource;
 use crate::seal::Sealer;
 use crate::session::{SessionError, Sessions};
 use axum::body::Bytes;
 use kata_cc_kbs_protocol::{AttestedSession, AwaitAttest, ResourcePath, SessionId};
 use rusqlite::{Connection, OptionalExtension, params};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -35,18 +35,13 @@ struct Db {
 
 impl Db {
     /// Opens `kbs.sqlite` in `dir`, or makes it.
-    fn open(dir: &Path) -> Result<Self, StoreError> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|source| StoreError::Directory { path: dir.into(), source })?;
-        let (key, file) = (dir.join("store.key"), dir.join("kbs.sqlite"));
+    fn open(dir: &Path, key: &KeySource) -> Result<Self, StoreError> {
+        let file = dir.join("kbs.sqlite");
         // A new key for an old database would make every secret in it unreadable, one error at a time.
-        if file.exists() && !key.exists() {
-            return Err(StoreError::KeyLost(key));
+        if file.exists() && !crate::seal::is_there(key) {
+            return Err(StoreError::KeyLost(key.to_string()));
         }
-        let sealer = Sealer::from_file(&key)?;
+        let sealer = Sealer::load(key)?;
         let sqlite = Connection::open(file)?;
         sqlite.pragma_update(None, "journal_mode", "wal")?;
         sqlite.pragma_update(None, "synchronous", "full")?;
@@ -54,6 +49,11 @@ impl Db {
         migrate(&sqlite)?;
         let audit = audit::Ledger::open(&sqlite)?;
         Ok(Self { sqlite, sealer, audit })
+    }
+
+    #[cfg(test)]
+    fn beside_key(dir: &Path) -> Result<Self, StoreError> {
+        Self::open(dir, &crate::config::Store::default().key(dir))
     }
 
     /// A secret, or `None`.
@@ -213,8 +213,8 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
-    pub(super) fn open(dir: &Path) -> Result<Self, StoreError> {
-        Self::start(Db::open(dir)?).map_err(StoreError::Thread)
+    pub(super) fn open(dir: &Path, key: &KeySource) -> Result<Self, StoreError> {
+        Self::start(Db::open(dir, key)?).map_err(StoreError::Thread)
     }
 
     /// Gives the database a thread of its own.
@@ -388,7 +388,7 @@ mod tests {
 
     fn db() -> (tempfile::TempDir, Db) {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(dir.path()).unwrap();
+        let db = Db::beside_key(dir.path()).unwrap();
         (dir, db)
     }
 
@@ -398,7 +398,7 @@ mod tests {
         assert!(!db.put_resource(&path("repo/type/tag"), b"CANARY-SECRET-BYTES").unwrap());
         assert!(db.put_resource(&path("repo/type/tag"), b"CANARY-SECRET-BYTES").unwrap());
         drop(db);
-        let mut db = Db::open(dir.path()).unwrap();
+        let mut db = Db::beside_key(dir.path()).unwrap();
         assert_eq!(db.resource(&path("repo/type/tag")).unwrap().unwrap().as_slice(), b"CANARY-SECRET-BYTES");
         for entry in std::fs::read_dir(dir.path()).unwrap() {
             let bytes = std::fs::read(entry.unwrap().path()).unwrap();
@@ -426,9 +426,9 @@ mod tests {
         db.put_resource(&path("a/b/c"), b"one").unwrap();
         drop(db);
         std::fs::remove_file(dir.path().join("store.key")).unwrap();
-        assert!(matches!(Db::open(dir.path()), Err(StoreError::KeyLost(_))));
+        assert!(matches!(Db::beside_key(dir.path()), Err(StoreError::KeyLost(_))));
         crate::seal::write_new_private(&dir.path().join("store.key"), &[3; 32]).unwrap();
-        let db = Db::open(dir.path()).unwrap();
+        let db = Db::beside_key(dir.path()).unwrap();
         assert!(db.resource(&path("a/b/c")).is_err());
     }
 
@@ -438,7 +438,7 @@ mod tests {
         let make = |value: u8| move || Ok::<_, StoreError>(Zeroizing::new(vec![value]));
         assert_eq!(db.key_or("token", make(1)).unwrap().as_slice(), [1]);
         drop(db);
-        let mut db = Db::open(dir.path()).unwrap();
+        let mut db = Db::beside_key(dir.path()).unwrap();
         assert_eq!(db.key_or("token", make(2)).unwrap().as_slice(), [1]);
     }
 
@@ -458,6 +458,6 @@ mod tests {
         let (dir, db) = db();
         db.sqlite.pragma_update(None, "user_version", 7).unwrap();
         drop(db);
-        assert!(matches!(Db::open(dir.path()), Err(StoreError::Schema { found: 7, .. })));
+        assert!(matches!(Db::beside_key(dir.path()), Err(StoreError::Schema { found: 7, .. })));
     }
 }

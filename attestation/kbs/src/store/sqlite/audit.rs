@@ -155,7 +155,7 @@ mod tests {
 
     fn db() -> (tempfile::TempDir, Db) {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(dir.path()).unwrap();
+        let db = Db::beside_key(dir.path()).unwrap();
         (dir, db)
     }
 
@@ -205,7 +205,7 @@ mod tests {
         let (dir, mut db) = db();
         db.append(&refusal(1, "nonce")).unwrap();
         drop(db);
-        let db = Db::open(dir.path()).unwrap();
+        let db = Db::beside_key(dir.path()).unwrap();
         assert_eq!(db.audit.rows["unauthenticated"], 1);
     }
 
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn the_log_of_the_former_version_is_kept() {
         let dir = tempfile::tempdir().unwrap();
-        drop(Db::open(dir.path()).unwrap());
+        drop(Db::beside_key(dir.path()).unwrap());
         let sqlite = Connection::open(dir.path().join("kbs.sqlite")).unwrap();
         sqlite
             .execute_batch(
@@ -279,7 +279,7 @@ mod tests {
         let old = serde_json::to_string(&Decision::new(7, Action::ReadResource, true, "released", "r")).unwrap();
         sqlite.execute("INSERT INTO audit (decision) VALUES (?1)", [old]).unwrap();
         drop(sqlite);
-        let db = Db::open(dir.path()).unwrap();
+        let db = Db::beside_key(dir.path()).unwrap();
         let released =
             AuditQuery { limit: 1, since: Some(7), action: Some(Action::ReadResource), allowed: Some(true), ..AuditQuery::default() };
         assert_eq!(db.decisions(&released).unwrap().len(), 1);

@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn serial_numbers_of_a_name_only_rise_also_over_a_deletion_and_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let mut db = Db::open(dir.path()).unwrap();
+        let mut db = Db::beside_key(dir.path()).unwrap();
         let mut put = |serial, sha256, rollback| db.put_manifest(&kept("a", serial, sha256), "{}", rollback).unwrap();
         assert_eq!(put(5, "x", false), Put::New);
         assert_eq!(put(5, "x", false), Put::Same);
@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(db.put_manifest(&kept("b", 1, "x"), "{}", false).unwrap(), Put::New);
         assert!(db.delete_manifest("a").unwrap() && !db.delete_manifest("a").unwrap() && !db.delete_manifest("c").unwrap());
         drop(db);
-        let mut db = Db::open(dir.path()).unwrap();
+        let mut db = Db::beside_key(dir.path()).unwrap();
         assert_eq!(db.manifests().unwrap(), [kept("b", 1, "x")]);
         assert_eq!(db.manifest_envelope("a").unwrap(), None);
         assert_eq!(db.put_manifest(&kept("a", 7, "z"), "{}", false).unwrap(), Put::NotNewer { highest: 7 });
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn there_are_only_so_many_names() {
         let dir = tempfile::tempdir().unwrap();
-        let mut db = Db::open(dir.path()).unwrap();
+        let mut db = Db::beside_key(dir.path()).unwrap();
         let tx = db.sqlite.transaction().unwrap();
         for i in 0..MAX_MANIFESTS {
             tx.execute("INSERT INTO manifests (name, highest) VALUES (?1, 1)", [format!("n{i}")]).unwrap();

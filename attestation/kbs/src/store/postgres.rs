@@ -140,7 +140,7 @@ impl Postgres {
         let name = policy.key();
         let sql = "SELECT 1 AS what, name, sealed FROM kbs_policies WHERE name = $1
             UNION ALL SELECT 2, id, sealed FROM kbs_reference_values
-            UNION ALL SELECT 3, name, sealed FROM kbs_manifests WHERE sealed IS NOT NULL ORDER BY what, name COLLATE \"C\"";
+            UNION ALL SELECT 3, name, sealed FROM kbs_manifests WHERE sealed IS NOT NULL ORDER BY what, name";
         let rows = self.pool.get().await?.query(sql, &[&name]).await?;
         let mut input = AppraisalInput::default();
         for row in &rows {

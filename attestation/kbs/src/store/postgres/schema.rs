@@ -14,8 +14,8 @@ pub(super) const LOCK_ADMINISTRATION: i64 = 0x6b62_7301;
 const VERSION_1: &str = "
     CREATE TABLE kbs_keys (name text PRIMARY KEY, sealed bytea NOT NULL);
     CREATE TABLE kbs_resources (path text COLLATE \"C\" PRIMARY KEY, sealed bytea NOT NULL);
-    CREATE TABLE kbs_policies (name text PRIMARY KEY, sealed bytea NOT NULL);
-    CREATE TABLE kbs_reference_values (id text PRIMARY KEY, sealed bytea NOT NULL);
+    CREATE TABLE kbs_policies (name text COLLATE \"C\" PRIMARY KEY, sealed bytea NOT NULL);
+    CREATE TABLE kbs_reference_values (id text COLLATE \"C\" PRIMARY KEY, sealed bytea NOT NULL);
     CREATE TABLE kbs_manifests (name text COLLATE \"C\" PRIMARY KEY, highest bigint NOT NULL, sealed bytea, envelope text);
     CREATE TABLE kbs_audit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, decision text NOT NULL, class text NOT NULL,
         action text NOT NULL, allowed boolean NOT NULL, at bigint NOT NULL, last_at bigint NOT NULL, times bigint NOT NULL);

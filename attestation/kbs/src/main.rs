@@ -9,6 +9,7 @@ use kata_cc_kbs::listen;
 use kata_cc_kbs::reference::References;
 use kata_cc_kbs::secure_execution::{Files, SecureExecution};
 use kata_cc_kbs::server::{Broker, Clock, Parts, router};
+use kata_cc_kbs::store::rotate::rotate;
 use kata_cc_kbs::store::{Store, StoreError};
 use kata_cc_kbs::tls::ServerCertificate;
 use kata_cc_kbs_protocol::TokenSigner;
@@ -36,6 +37,12 @@ struct Cli {
     /// Check the configuration and the files it names, and exit
     #[arg(long)]
     check_config: bool,
+    /// Seal everything in the store with a new key, and exit. No broker may run meanwhile
+    #[arg(long, conflicts_with = "check_config")]
+    rotate_store_key: bool,
+    /// The environment variable with the new key, where the configuration has `store.key_env`
+    #[arg(long, value_name = "NAME", requires = "rotate_store_key")]
+    new_store_key_env: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -70,6 +77,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     }
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    if cli.rotate_store_key {
+        let values = runtime.block_on(rotate(&config.store, &config.data_dir, cli.new_store_key_env.as_deref()))?;
+        eprintln!("{values} stored values are sealed with the new key.");
+        return Ok(());
+    }
     runtime.block_on(serve(&config, tls, TrustedTees { snp, tdx }, references, clock))
 }
 

@@ -8,6 +8,7 @@ use crate::config::KeySource;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hkdf::{HKDF_SHA256, Prk};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -16,6 +17,8 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 const KEY_LEN: usize = 32;
+/// Name of a derived key, bytes: random ones never meet.
+const NAME_LEN: usize = 32;
 
 /// Why sealing or opening failed.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +37,9 @@ pub enum SealError {
     /// Others than its owner may read the key file.
     #[error("{} may be read by others than its owner: chmod 600 it", .0.display())]
     KeyMode(PathBuf),
+    /// A change of the key was cut off.
+    #[error("{} is there: a change of the store's key was cut off; finish it by --rotate-store-key", .0.display())]
+    Interrupted(PathBuf),
     /// The environment variable is not there.
     #[error("the environment variable {0}, which `store.key_env` names, is not set")]
     NoVariable(String),
@@ -51,6 +57,8 @@ pub enum SealError {
 /// The key that seals stored values.
 pub struct Sealer {
     key: LessSafeKey,
+    /// Makes keys for one value each.
+    prk: Prk,
     random: SystemRandom,
 }
 
@@ -58,6 +66,13 @@ impl std::fmt::Debug for Sealer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Sealer(..)")
     }
+}
+
+/// Where the next key is while the one in `path` is changed.
+pub fn new_file(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
 }
 
 /// Whether there is a key. A file is made where there is none.
@@ -72,6 +87,7 @@ impl Sealer {
     /// Reads the key from where it is.
     pub fn load(source: &KeySource) -> Result<Self, SealError> {
         match source {
+            KeySource::File(path) if new_file(path).exists() => Err(SealError::Interrupted(new_file(path))),
             KeySource::File(path) => Self::from_file(path),
             KeySource::Environment(name) => {
                 let text = std::env::var_os(name).ok_or_else(|| SealError::NoVariable(name.clone()))?;
@@ -110,8 +126,9 @@ impl Sealer {
     }
 
     fn new(key: &[u8; KEY_LEN]) -> Result<Self, SealError> {
+        let prk = Prk::new_less_safe(HKDF_SHA256, key);
         let key = UnboundKey::new(&AES_256_GCM, key).map_err(|_| SealError::Random)?;
-        Ok(Self { key: LessSafeKey::new(key), random: SystemRandom::new() })
+        Ok(Self { key: LessSafeKey::new(key), prk, random: SystemRandom::new() })
     }
 
     /// Encrypts `value` for `place`: nonce and ciphertext.
@@ -123,6 +140,28 @@ impl Sealer {
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(place.as_bytes()), &mut body)
             .map_err(|_| SealError::Random)?;
         Ok([nonce.as_slice(), &body].concat())
+    }
+
+    /// As [`Sealer::seal`], for values that come by the thousand a second: a random nonce is good for 2^32 of them under one key (SP 800-38D §8.3),
+    /// which some weeks of sessions would use up. Each gets a key of its own (HKDF, RFC 5869, with a random name).
+    pub fn seal_transient(&self, place: &str, value: &[u8]) -> Result<Vec<u8>, SealError> {
+        let mut name = [0u8; NAME_LEN];
+        self.random.fill(&mut name).map_err(|_| SealError::Random)?;
+        Ok([name.as_slice(), &self.derived(&name)?.seal(place, value)?].concat())
+    }
+
+    /// Decrypts what [`Sealer::seal_transient`] made for the same place.
+    pub fn open_transient(&self, place: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let (name, sealed) = sealed.split_first_chunk::<NAME_LEN>().ok_or(SealError::Open)?;
+        self.derived(name)?.open(place, sealed)
+    }
+
+    fn derived(&self, name: &[u8; NAME_LEN]) -> Result<Self, SealError> {
+        let mut key = Zeroizing::new([0u8; KEY_LEN]);
+        let info = [b"kata-cc-kbs transient".as_slice(), name];
+        let expanded = self.prk.expand(&info, HKDF_SHA256).and_then(|okm| okm.fill(key.as_mut_slice()));
+        expanded.map_err(|_| SealError::Random)?;
+        Self::new(&key)
     }
 
     /// Decrypts what [`Sealer::seal`] made for the same place.
@@ -163,6 +202,21 @@ mod tests {
             assert!(sealer.open("resource:a/b/c", &changed).is_err(), "byte {i}");
         }
         assert!(sealer.open("resource:a/b/c", &sealed[..5]).is_err());
+    }
+
+    #[test]
+    fn transient_values_open_at_their_place_alone_and_are_no_others() {
+        let sealer = Sealer::new(&[1; 32]).unwrap();
+        let sealed = sealer.seal_transient("waiting:a", b"session").unwrap();
+        assert_eq!(sealer.open_transient("waiting:a", &sealed).unwrap().as_slice(), b"session");
+        assert!(sealer.open("waiting:a", &sealed).is_err() && sealer.open("waiting:a", &sealed[NAME_LEN..]).is_err());
+        assert!(matches!(sealer.open_transient("waiting:b", &sealed), Err(SealError::Open)));
+        assert!(matches!(Sealer::new(&[2; 32]).unwrap().open_transient("waiting:a", &sealed), Err(SealError::Open)));
+        for i in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[i] ^= 1;
+            assert!(sealer.open_transient("waiting:a", &changed).is_err(), "byte {i}");
+        }
     }
 
     #[test]

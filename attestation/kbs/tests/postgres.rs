@@ -16,6 +16,7 @@ use kata_cc_kbs::audit::{Action, Decision};
 use kata_cc_kbs::config;
 use kata_cc_kbs::seal::{SealError, write_new_private};
 use kata_cc_kbs::session::{MAX_TOKENS, MAX_WAITING, SessionError};
+use kata_cc_kbs::store::rotate::{RotateError, rotate};
 use kata_cc_kbs::store::{AuditQuery, PolicyName, ReferenceValues, Store, StoreError};
 use kata_cc_kbs_protocol::{ClientSession, ResourcePath, TokenSigner};
 use serde_json::json;
@@ -306,7 +307,8 @@ fn while_the_database_is_away_nothing_is_released_and_then_it_goes_on() {
         request
     };
     let (allowed, forbidden) = (by_token("default/key/1"), by_token("default/key/forbidden"));
-    let by_session = attested.get_resource(&key("default/key/1"));
+    let mut by_session = attested.get_resource(&key("default/key/1"));
+    by_session.headers.retain(|(name, _)| *name == "cookie");
     assert_eq!((broker.send(&allowed).status, broker.send(&forbidden).status), (200, 403));
 
     // Asked all the while, over two restarts.
@@ -387,4 +389,40 @@ fn brokers_that_start_at_once_agree_on_their_keys() {
     assert!(keys[0].contains("\"kty\"") && keys.iter().all(|key| *key == keys[0]), "{keys:?}");
     assert_eq!(sql(&server, "SELECT name FROM kbs_keys ORDER BY name"), ["check", "token"]);
     assert!(!dir.path().join("data0/store.key").exists());
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn everything_is_sealed_with_another_key_while_no_broker_runs() {
+    let server = Server::start();
+    let dir = key_dir();
+    let config = settings(&server);
+    let change = || RUNTIME.block_on(rotate(&config, dir.path(), None));
+    let store = open_with(&config, dir.path()).unwrap();
+    let session = suite::waiting(100);
+    let id = session.id().clone();
+    RUNTIME.block_on(async {
+        store.put_resource(&path("a/b/c"), "secret".into()).await.unwrap();
+        store.put_policy(PolicyName::Resource, "policy".into()).await.unwrap();
+        store.put_reference_values(ReferenceValues::from([("m".into(), json!(["value"]))])).await.unwrap();
+        store.put_manifest(suite::manifest("n", 1, "x"), "{}".into(), false).await.unwrap();
+        store.open_session(session, 100).await.unwrap();
+    });
+    assert!(matches!(change(), Err(RotateError::Store(StoreError::InUse))));
+    assert!(!dir.path().join("store.key.new").exists());
+    drop(store);
+    let end = Instant::now() + Duration::from_secs(10);
+    while !sql(&server, "SELECT 1 FROM pg_stat_activity WHERE application_name = 'kata-cc-kbs'").is_empty() {
+        assert!(Instant::now() < end, "connections stay open");
+    }
+    assert_eq!(change().unwrap(), 5, "check, resource, policy, value, manifest");
+    let store = open_with(&config, dir.path()).unwrap();
+    RUNTIME.block_on(async {
+        assert_eq!(store.resource(&path("a/b/c")).await.unwrap().unwrap().as_slice(), b"secret");
+        let input = store.appraisal_input(PolicyName::Resource).await.unwrap();
+        assert_eq!((input.policy.unwrap().as_str(), input.registered.unsigned.len()), ("policy", 1));
+        assert_eq!(input.registered.manifests, [suite::manifest("n", 1, "x")]);
+        assert!(matches!(store.take_waiting(&id, 100).await, Err(SessionError::Unknown)));
+    });
+    assert!(matches!(open_with(&config, key_dir().path()), Err(StoreError::OtherKey(_))), "the former key");
 }

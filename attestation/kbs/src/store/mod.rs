@@ -9,6 +9,7 @@
 mod audit;
 mod manifest;
 mod postgres;
+pub mod rotate;
 mod sqlite;
 
 pub use audit::AuditQuery;
@@ -77,6 +78,9 @@ pub enum StoreError {
     /// A table is full.
     #[error("the store holds as many {0} as it may")]
     Full(&'static str),
+    /// Somebody else has the database open.
+    #[error("a broker uses the database: stop all that do")]
+    InUse,
     /// No thread for the database.
     #[error("cannot start the database thread")]
     Thread(#[source] std::io::Error),

@@ -6,6 +6,7 @@
 
 mod audit;
 mod connection;
+pub(super) mod rotate;
 mod schema;
 mod session;
 

@@ -5,6 +5,7 @@
 
 mod audit;
 mod manifest;
+pub(super) mod rotate;
 
 use super::audit::{AuditQuery, MAX_BATCH};
 use super::manifest::{KeptManifest, Put};

@@ -85,7 +85,8 @@ async fn references(store: &Store) {
     assert!(store.registered().await.unwrap().unsigned.is_empty());
 }
 
-fn manifest(name: &str, serial: u64, sha256: &str) -> KeptManifest {
+/// A manifest that was taken.
+pub(crate) fn manifest(name: &str, serial: u64, sha256: &str) -> KeptManifest {
     KeptManifest {
         name: name.into(),
         release: "1".into(),

@@ -96,6 +96,12 @@ impl Target {
         Ok(Some(Self { config: target, tls, connections: config.postgres_connections }))
     }
 
+    /// Under another name in the database's list of who is there.
+    pub(super) fn named(mut self, name: &str) -> Self {
+        self.config.application_name(name);
+        self
+    }
+
     async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
         // The task ends with the client, or with the connection: then the client says that it is closed.
         match &self.tls {

@@ -6,7 +6,7 @@ use crate::store::StoreError;
 /// Version of the tables.
 const VERSION: i32 = 1;
 /// The locks that brokers take against each other, and nobody else; any numbers that are no other program's.
-const LOCK_SCHEMA: i64 = 0x6b62_7300;
+pub(super) const LOCK_SCHEMA: i64 = 0x6b62_7300;
 pub(super) const LOCK_ADMINISTRATION: i64 = 0x6b62_7301;
 
 /// What is sealed is so with its place. What decides over releases is sealed too: whoever can write to the database but has not the key can

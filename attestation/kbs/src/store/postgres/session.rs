@@ -72,7 +72,7 @@ impl Postgres {
         let key = row_key(session.id());
         let expires_at = integer(session.expires_at());
         let text = serde_json::to_vec(&session).map_err(|_| StoreError::Corrupt("session"))?;
-        let sealed = self.sealer.seal(&place("waiting", &key), &text).map_err(StoreError::from)?;
+        let sealed = self.sealer.seal_transient(&place("waiting", &key), &text).map_err(StoreError::from)?;
         let mut lease = self.pool.get().await?;
         if self.sessions.is_count_due(now) {
             let sql = "WITH over AS (DELETE FROM kbs_waiting WHERE expires_at <= $1)
@@ -101,14 +101,14 @@ impl Postgres {
         };
         drop(lease);
         let sealed: Vec<u8> = row.try_get(0).map_err(StoreError::from)?;
-        let text = self.sealer.open(&place("waiting", &key), &sealed).map_err(StoreError::from)?;
+        let text = self.sealer.open_transient(&place("waiting", &key), &sealed).map_err(StoreError::from)?;
         let session: AwaitAttest = serde_json::from_slice(&text).map_err(|_| StoreError::Corrupt("session"))?;
         if now < session.expires_at() { Ok(session) } else { Err(SessionError::Unknown) }
     }
 
     pub(crate) async fn keep_attested(&self, session: AttestedSession, now: u64) -> Result<(), StoreError> {
         let key = row_key(session.id());
-        let sealed = self.sealer.seal(&place("attested", &key), session.token().as_bytes())?;
+        let sealed = self.sealer.seal_transient(&place("attested", &key), session.token().as_bytes())?;
         let mut lease = self.pool.get().await?;
         let sql = "INSERT INTO kbs_attested (id, sealed, expires_at) VALUES ($1, $2, $3)";
         lease.query(sql, &[&key, &sealed, &integer(session.expires_at())]).await?;
@@ -128,7 +128,7 @@ impl Postgres {
         let sql = "SELECT sealed FROM kbs_attested WHERE id = $1 AND expires_at > $2";
         let row = self.pool.get().await?.row(sql, &[&key, &integer(now)]).await?;
         let Some(row) = row else { return Ok(None) };
-        let token = self.sealer.open(&place("attested", &key), &row.try_get::<_, Vec<u8>>(0)?)?;
+        let token = self.sealer.open_transient(&place("attested", &key), &row.try_get::<_, Vec<u8>>(0)?)?;
         Ok(Some(std::str::from_utf8(&token).map_err(|_| StoreError::Corrupt("session"))?.to_owned()))
     }
 

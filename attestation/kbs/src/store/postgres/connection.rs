@@ -24,8 +24,12 @@ use zeroize::Zeroizing;
 
 const MAX_URL: u64 = 16 * 1024;
 const MAX_CA: u64 = 1024 * 1024;
-/// To get a connection: to wait for a free one, and to make one, each.
-const CONNECT: Duration = Duration::from_secs(5);
+/// To wait for a connection that is free.
+const TURN: Duration = Duration::from_secs(5);
+/// To connect to one of the hosts that are named, where nothing else is said.
+const HOST: Duration = Duration::from_secs(3);
+/// To make a connection, over all hosts. Others of the pool are not kept from trying meanwhile.
+const CONNECT: Duration = Duration::from_secs(10);
 /// For one statement. The database gives up earlier than we do, so that it does not work on for nobody.
 const STATEMENT: Duration = Duration::from_secs(10);
 /// What each connection is set to. A decision is on the disk when we are told so, whatever the database's default is.
@@ -88,9 +92,10 @@ impl Target {
         };
         let tls = config.postgres_ca.as_deref().map(connector).transpose()?;
         secure(&mut target, tls.is_some())?;
+        let per_host = target.get_connect_timeout().copied().unwrap_or(HOST).min(CONNECT);
         target
             .application_name("kata-cc-kbs")
-            .connect_timeout(CONNECT)
+            .connect_timeout(per_host)
             .tcp_user_timeout(STATEMENT)
             .keepalives_idle(Duration::from_secs(60));
         Ok(Some(Self { config: target, tls, connections: config.postgres_connections }))
@@ -194,7 +199,7 @@ impl Pool {
 
     /// A connection that is open as far as we know.
     pub(super) async fn get(&self) -> Result<Lease, StoreError> {
-        let turn = timeout(CONNECT, Arc::clone(&self.0.turns).acquire_owned()).await;
+        let turn = timeout(TURN, Arc::clone(&self.0.turns).acquire_owned()).await;
         let turn = turn.map_err(|_| unavailable("all connections are busy"))?.map_err(|_| StoreError::Closed)?;
         let idle = {
             let mut idle = self.0.idle();
@@ -209,7 +214,7 @@ impl Pool {
                     client.batch_execute(SESSION).await?;
                     Ok::<_, tokio_postgres::Error>(client)
                 });
-                let client = made.await.map_err(|_| unavailable("no connection within 5 s"))?.map_err(|e| unavailable(&causes(&e)))?;
+                let client = made.await.map_err(|_| unavailable("no connection within 10 s"))?.map_err(|e| unavailable(&causes(&e)))?;
                 Connection { client, statements: HashMap::new() }
             }
         };

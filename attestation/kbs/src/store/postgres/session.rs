@@ -12,9 +12,12 @@ use crate::store::StoreError;
 use crate::store::audit::integer;
 use kata_cc_kbs_protocol::{AttestedSession, AwaitAttest, SessionId};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How long a count of waiting sessions is believed, seconds.
 const COUNT_SECONDS: u64 = 1;
+/// How long the sum for metrics is shown again.
+const SHOWN: Duration = Duration::from_secs(2);
 
 /// What this broker knows of the tables.
 #[derive(Debug, Default)]
@@ -30,6 +33,8 @@ struct Counts {
     /// Bytes of tokens that we added since the sweep.
     added: usize,
     swept_at: u64,
+    /// The sum for metrics, and when it was made.
+    shown: Option<(Instant, usize)>,
 }
 
 impl Known {
@@ -132,9 +137,17 @@ impl Postgres {
         Ok(Some(std::str::from_utf8(&token).map_err(|_| StoreError::Corrupt("session"))?.to_owned()))
     }
 
+    /// Anybody may ask for it, so the database is asked now and then alone.
     pub(crate) async fn session_count(&self) -> Result<usize, StoreError> {
+        if let Some((at, count)) = self.sessions.lock().shown
+            && at.elapsed() < SHOWN
+        {
+            return Ok(count);
+        }
         let sql = "SELECT (SELECT count(*) FROM kbs_waiting) + (SELECT count(*) FROM kbs_attested)";
         let row = self.pool.get().await?.row(sql, &[]).await?.ok_or(StoreError::Corrupt("count"))?;
-        Ok(usize::try_from(row.try_get::<_, i64>(0)?).unwrap_or_default())
+        let count = usize::try_from(row.try_get::<_, i64>(0)?).unwrap_or_default();
+        self.sessions.lock().shown = Some((Instant::now(), count));
+        Ok(count)
     }
 }

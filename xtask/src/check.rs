@@ -47,6 +47,7 @@ pub(crate) fn test(cx: &Context, profile: Profile, options: &TestOptions) -> Res
     })?;
     step(cx, &mut summary, "lints", |_| clippy(cx).map(|()| Outcome::Passed(1)))?;
     step(cx, &mut summary, "unit tests", |summary| unit_tests(cx, summary))?;
+    step(cx, &mut summary, "brokers on PostgreSQL", |_| postgres(cx))?;
     step(cx, &mut summary, "launch digests against sev-snp-measure", |_| {
         Ok(match oracle::prepare(cx)? {
             Err(why) => Outcome::Skipped(why),
@@ -96,19 +97,41 @@ fn step(cx: &Context, summary: &mut Summary, name: &str, work: impl FnOnce(&mut 
 }
 
 fn unit_tests(cx: &Context, summary: &mut Summary) -> Result<Outcome> {
-    let mut cargo = cx.cargo();
     // Shown output, because tests say there what they had to skip.
-    cargo.args(["test", "--locked", "--workspace", "--no-fail-fast", "--", "--show-output"]);
-    let (status, log) = cx.run.tried("unit tests", &mut cargo)?;
+    let (outcome, skipped) = rust_tests(cx, "unit tests", &["--workspace", "--no-fail-fast", "--", "--show-output"])?;
+    // Those that are ignored here are what the step for PostgreSQL runs, or says that it skips.
+    skipped.into_iter().filter(|what| !what.ends_with(" ignored tests")).for_each(|what| summary.skip(what));
+    Ok(outcome)
+}
+
+/// Tests that start PostgreSQL; `cargo test` alone leaves them out.
+fn postgres(cx: &Context) -> Result<Outcome> {
+    let is_there = std::env::var_os("KATA_CC_POSTGRES").is_some()
+        || fs::read_dir("/usr/lib/postgresql").is_ok_and(|versions| versions.flatten().any(|v| v.path().join("bin/postgres").is_file()));
+    if !is_there {
+        let why = "no PostgreSQL: install Debian's package postgresql, or name its programs' directory in KATA_CC_POSTGRES";
+        return Ok(Outcome::Skipped(why.into()));
+    }
+    let (outcome, _) = rust_tests(cx, "postgres", &["-p", "kata-cc-kbs", "--test", "postgres", "--", "--ignored"])?;
+    if outcome == Outcome::Passed(0) {
+        return Ok(Outcome::Failed(0, 1, "no test ran: are they still marked as ignored?".into()));
+    }
+    Ok(outcome)
+}
+
+/// What came of tests, and what they skipped.
+fn rust_tests(cx: &Context, name: &str, arguments: &[&str]) -> Result<(Outcome, Vec<String>)> {
+    let mut cargo = cx.cargo();
+    cargo.args(["test", "--locked"]).args(arguments);
+    let (status, log) = cx.run.tried(name, &mut cargo)?;
     let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
     let (passed, failed, skipped) = read_test_log(&text);
-    skipped.into_iter().for_each(|what| summary.skip(what));
     if status.success() && failed == 0 {
-        return Ok(Outcome::Passed(passed));
+        return Ok((Outcome::Passed(passed), skipped));
     }
     let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED")).collect();
     let why = if names.is_empty() { "did not build".to_owned() } else { names.join(", ") };
-    Ok(Outcome::Failed(passed, failed.max(1), format!("{why}; the whole log is {}", log.display())))
+    Ok((Outcome::Failed(passed, failed.max(1), format!("{why}; the whole log is {}", log.display())), skipped))
 }
 
 fn end_to_end(cx: &Context, artifacts: &Artifacts, name: &str, arguments: &[&str]) -> Result<Outcome> {

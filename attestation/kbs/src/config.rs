@@ -20,6 +20,7 @@ mod http;
 mod references;
 mod se;
 mod snp;
+mod store;
 mod tdx;
 mod tpm;
 
@@ -36,6 +37,7 @@ pub use snp::Snp;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+pub use store::{KeySource, Store};
 pub use tdx::Tdx;
 pub use tpm::Tpm;
 
@@ -80,6 +82,9 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Where the database and the broker's own keys are.
     pub data_dir: PathBuf,
+    /// Where secrets, policies and the like are, if not in `data_dir`.
+    #[serde(default)]
+    pub store: Store,
     /// Who may administer.
     #[serde(default)]
     pub admin: Admin,
@@ -206,6 +211,7 @@ impl Config {
             }
         }
         self.http.check()?;
+        self.store.check()?;
         self.references.check()?;
         self.tpm.check()?;
         if let Some(se) = &self.se {
@@ -318,6 +324,20 @@ mod tests {
         refused(&format!("{MINIMAL}{}{}", root("lab"), root("lab")), "twice");
         let root = |name: &str| format!("[[tdx.simulated_roots]]\nname = \"{name}\"\ncertificate = \"c\"\n");
         refused(&format!("{MINIMAL}{}{}", root("lab"), root("lab")), "twice");
+    }
+
+    #[test]
+    fn a_store_is_said_once() {
+        let with = |text: &str| format!("{MINIMAL}[store]\n{text}\n");
+        let key = Config::parse(&with("key_env = \"KBS_KEY\"")).unwrap().store.key(Path::new("/d"));
+        assert_eq!(key, KeySource::Environment("KBS_KEY".into()));
+        assert_eq!(Config::parse(MINIMAL).unwrap().store.key(Path::new("/d")), KeySource::File("/d/store.key".into()));
+        refused(&with("key_env = \"A\"\nkey_file = \"b\""), "remove one");
+        refused(&with("key_env = \"A=B\""), "no name of an environment variable");
+        refused(&with("postgres = \"host=/run\"\npostgres_url_file = \"b\""), "remove one");
+        refused(&with("postgres_ca = \"b\""), "no database");
+        refused(&with("postgres = \"host=/run\"\npostgres_connections = 0"), "expected 1 to 64");
+        refused(&with("mysql = \"x\""), "unknown field");
     }
 
     #[test]

@@ -33,8 +33,8 @@ impl Metrics {
         self.counts().rate_limited += 1;
     }
 
-    /// The text for a scrape; `sessions` is how many there are.
-    pub fn render(&self, sessions: usize) -> String {
+    /// The text for a scrape; `sessions` is how many there are, where that is known.
+    pub fn render(&self, sessions: Option<usize>) -> String {
         let counts = self.counts();
         let mut text = String::from("# HELP kbs_attestations_total Evidence looked at.\n# TYPE kbs_attestations_total counter\n");
         for ((tee, outcome), n) in &counts.attestations {
@@ -46,8 +46,9 @@ impl Metrics {
         }
         text.push_str("# HELP kbs_rate_limited_total Sessions refused to addresses that open too many.\n");
         let _ = writeln!(text, "# TYPE kbs_rate_limited_total counter\nkbs_rate_limited_total {}", counts.rate_limited);
-        text.push_str("# HELP kbs_sessions Sessions held.\n# TYPE kbs_sessions gauge\n");
-        let _ = writeln!(text, "kbs_sessions {sessions}");
+        if let Some(sessions) = sessions {
+            let _ = writeln!(text, "# HELP kbs_sessions Sessions held.\n# TYPE kbs_sessions gauge\nkbs_sessions {sessions}");
+        }
         text
     }
 
@@ -67,7 +68,7 @@ mod tests {
         metrics.attestation("snp", "affirming");
         metrics.attestation("snp", "affirming");
         metrics.resource_read("denied");
-        let text = metrics.render(3);
+        let text = metrics.render(Some(3));
         assert!(text.contains("kbs_attestations_total{tee=\"snp\",outcome=\"affirming\"} 2\n"));
         assert!(text.contains("kbs_resource_reads_total{outcome=\"denied\"} 1\n"));
         assert!(text.contains("kbs_sessions 3\n"));

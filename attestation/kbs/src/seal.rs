@@ -1,10 +1,14 @@
-//! Encryption at rest: AES-256-GCM under a key file beside the database (NIST SP 800-38D).
+//! Encryption at rest: AES-256-GCM under a key file beside the database, or a key of its environment (NIST SP 800-38D).
 //!
-//! Protects a copy of the database without the key file. Not a defence against whoever can read the whole data directory.
+//! Protects a copy of the database without the key. Not a defence against whoever can read the whole data directory.
 //!
 //! **Invariant:** the place a value is stored at is authenticated with it, so rows cannot be exchanged.
 
+use crate::config::KeySource;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hkdf::{HKDF_SHA256, Prk};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -13,6 +17,8 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 const KEY_LEN: usize = 32;
+/// Name of a derived key, bytes: random ones never meet.
+const NAME_LEN: usize = 32;
 
 /// Why sealing or opening failed.
 #[derive(Debug, thiserror::Error)]
@@ -31,17 +37,28 @@ pub enum SealError {
     /// Others than its owner may read the key file.
     #[error("{} may be read by others than its owner: chmod 600 it", .0.display())]
     KeyMode(PathBuf),
+    /// A change of the key was cut off.
+    #[error("{} is there: a change of the store's key was cut off; finish it by --rotate-store-key", .0.display())]
+    Interrupted(PathBuf),
+    /// The environment variable is not there.
+    #[error("the environment variable {0}, which `store.key_env` names, is not set")]
+    NoVariable(String),
+    /// The environment variable is not a key.
+    #[error("the environment variable {0} is not a key: expected the base64 of {KEY_LEN} bytes")]
+    Variable(String),
     /// The system gave no random bytes.
     #[error("the system gave no random bytes")]
     Random,
     /// Authentication failed: other key, other place, or changed bytes.
-    #[error("a stored value does not open: it was changed, moved, or sealed with another key file")]
+    #[error("a stored value does not open: it was changed, moved, or sealed with another key")]
     Open,
 }
 
 /// The key that seals stored values.
 pub struct Sealer {
     key: LessSafeKey,
+    /// Makes keys for one value each.
+    prk: Prk,
     random: SystemRandom,
 }
 
@@ -51,7 +68,39 @@ impl std::fmt::Debug for Sealer {
     }
 }
 
+/// Where the next key is while the one in `path` is changed.
+pub fn new_file(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+/// Whether there is a key. A file is made where there is none.
+pub fn is_there(source: &KeySource) -> bool {
+    match source {
+        KeySource::File(path) => path.exists(),
+        KeySource::Environment(name) => std::env::var_os(name).is_some(),
+    }
+}
+
 impl Sealer {
+    /// Reads the key from where it is.
+    pub fn load(source: &KeySource) -> Result<Self, SealError> {
+        match source {
+            KeySource::File(path) if new_file(path).exists() => Err(SealError::Interrupted(new_file(path))),
+            KeySource::File(path) => Self::from_file(path),
+            KeySource::Environment(name) => {
+                let text = std::env::var_os(name).ok_or_else(|| SealError::NoVariable(name.clone()))?;
+                Self::from_base64(&Zeroizing::new(text.into_encoded_bytes())).ok_or_else(|| SealError::Variable(name.clone()))
+            }
+        }
+    }
+
+    fn from_base64(text: &[u8]) -> Option<Self> {
+        let bytes = Zeroizing::new(STANDARD.decode(text.trim_ascii()).ok()?);
+        Self::new(&Zeroizing::new(<[u8; KEY_LEN]>::try_from(bytes.as_slice()).ok()?)).ok()
+    }
+
     /// Reads the key file, or makes it if it does not exist.
     pub fn from_file(path: &Path) -> Result<Self, SealError> {
         let fail = |source| SealError::KeyFile { path: path.into(), source };
@@ -77,8 +126,9 @@ impl Sealer {
     }
 
     fn new(key: &[u8; KEY_LEN]) -> Result<Self, SealError> {
+        let prk = Prk::new_less_safe(HKDF_SHA256, key);
         let key = UnboundKey::new(&AES_256_GCM, key).map_err(|_| SealError::Random)?;
-        Ok(Self { key: LessSafeKey::new(key), random: SystemRandom::new() })
+        Ok(Self { key: LessSafeKey::new(key), prk, random: SystemRandom::new() })
     }
 
     /// Encrypts `value` for `place`: nonce and ciphertext.
@@ -90,6 +140,28 @@ impl Sealer {
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(place.as_bytes()), &mut body)
             .map_err(|_| SealError::Random)?;
         Ok([nonce.as_slice(), &body].concat())
+    }
+
+    /// As [`Sealer::seal`], for values that come by the thousand a second: a random nonce is good for 2^32 of them under one key (SP 800-38D §8.3),
+    /// which some weeks of sessions would use up. Each gets a key of its own (HKDF, RFC 5869, with a random name).
+    pub fn seal_transient(&self, place: &str, value: &[u8]) -> Result<Vec<u8>, SealError> {
+        let mut name = [0u8; NAME_LEN];
+        self.random.fill(&mut name).map_err(|_| SealError::Random)?;
+        Ok([name.as_slice(), &self.derived(&name)?.seal(place, value)?].concat())
+    }
+
+    /// Decrypts what [`Sealer::seal_transient`] made for the same place.
+    pub fn open_transient(&self, place: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let (name, sealed) = sealed.split_first_chunk::<NAME_LEN>().ok_or(SealError::Open)?;
+        self.derived(name)?.open(place, sealed)
+    }
+
+    fn derived(&self, name: &[u8; NAME_LEN]) -> Result<Self, SealError> {
+        let mut key = Zeroizing::new([0u8; KEY_LEN]);
+        let info = [b"kata-cc-kbs transient".as_slice(), name];
+        let expanded = self.prk.expand(&info, HKDF_SHA256).and_then(|okm| okm.fill(key.as_mut_slice()));
+        expanded.map_err(|_| SealError::Random)?;
+        Self::new(&key)
     }
 
     /// Decrypts what [`Sealer::seal`] made for the same place.
@@ -133,6 +205,21 @@ mod tests {
     }
 
     #[test]
+    fn transient_values_open_at_their_place_alone_and_are_no_others() {
+        let sealer = Sealer::new(&[1; 32]).unwrap();
+        let sealed = sealer.seal_transient("waiting:a", b"session").unwrap();
+        assert_eq!(sealer.open_transient("waiting:a", &sealed).unwrap().as_slice(), b"session");
+        assert!(sealer.open("waiting:a", &sealed).is_err() && sealer.open("waiting:a", &sealed[NAME_LEN..]).is_err());
+        assert!(matches!(sealer.open_transient("waiting:b", &sealed), Err(SealError::Open)));
+        assert!(matches!(Sealer::new(&[2; 32]).unwrap().open_transient("waiting:a", &sealed), Err(SealError::Open)));
+        for i in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[i] ^= 1;
+            assert!(sealer.open_transient("waiting:a", &changed).is_err(), "byte {i}");
+        }
+    }
+
+    #[test]
     fn same_value_never_seals_the_same_twice() {
         let sealer = Sealer::new(&[1; 32]).unwrap();
         assert_ne!(sealer.seal("p", b"secret").unwrap(), sealer.seal("p", b"secret").unwrap());
@@ -147,6 +234,18 @@ mod tests {
         assert_eq!(Sealer::from_file(&path).unwrap().open("p", &sealed).unwrap().as_slice(), b"v");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(Sealer::from_file(&path), Err(SealError::KeyMode(_))));
+    }
+
+    #[test]
+    fn keys_of_the_environment_are_32_bytes() {
+        let sealed = Sealer::new(&[1; 32]).unwrap().seal("p", b"v").unwrap();
+        let key = STANDARD.encode([1; 32]);
+        assert_eq!(Sealer::from_base64(format!("{key}\n").as_bytes()).unwrap().open("p", &sealed).unwrap().as_slice(), b"v");
+        for bad in [String::new(), STANDARD.encode([1; 31]), STANDARD.encode([1; 33]), "1".repeat(64)] {
+            assert!(Sealer::from_base64(bad.as_bytes()).is_none(), "{bad}");
+        }
+        let missing = KeySource::Environment("KATA_CC_NO_SUCH_VARIABLE".into());
+        assert!(matches!(Sealer::load(&missing), Err(SealError::NoVariable(_))));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! newcomers are refused until some have expired; those inside go on undisturbed. Sessions that have their token came by evidence that
 //! verified; they hold [`MAX_TOKENS`] bytes together, and the oldest make room for the newest: the token alone opens resources too.
 
+use crate::store::StoreError;
 use kata_cc_kbs_protocol::{AttestedSession, AwaitAttest, SessionId};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,10 +14,10 @@ pub const MAX_WAITING: usize = 10_000;
 /// Most bytes of tokens held for sessions that have attested. A token has some 6 KiB.
 pub const MAX_TOKENS: usize = 16 * 1024 * 1024;
 /// Expired sessions are looked for at most this often, so that a flood does not make every call a walk over the table.
-const SWEEP_SECONDS: u64 = 5;
+pub(crate) const SWEEP_SECONDS: u64 = 5;
 
 /// Why a session is not to be had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// The table is full.
     #[error("too many sessions: try again in a while")]
@@ -27,6 +28,9 @@ pub enum SessionError {
     /// It has its token already.
     #[error("this session has attested already: start a new one with /auth")]
     Attested,
+    /// The store that has them failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// All sessions.
@@ -146,7 +150,7 @@ mod tests {
         sessions.open(session, 100).unwrap();
         assert!(sessions.token(&id, 100).is_none());
         sessions.take_waiting(&id, 100).unwrap();
-        assert_eq!(sessions.take_waiting(&id, 100).unwrap_err(), SessionError::Unknown);
+        assert!(matches!(sessions.take_waiting(&id, 100), Err(SessionError::Unknown)));
     }
 
     #[test]
@@ -155,7 +159,7 @@ mod tests {
         let session = waiting(100);
         let id = session.id().clone();
         sessions.open(session, 100).unwrap();
-        assert_eq!(sessions.take_waiting(&id, 400).unwrap_err(), SessionError::Unknown);
+        assert!(matches!(sessions.take_waiting(&id, 400), Err(SessionError::Unknown)));
     }
 
     #[test]
@@ -164,7 +168,7 @@ mod tests {
         for _ in 0..MAX_WAITING {
             sessions.open(waiting(100), 100).unwrap();
         }
-        assert_eq!(sessions.open(waiting(101), 101), Err(SessionError::Full));
+        assert!(matches!(sessions.open(waiting(101), 101), Err(SessionError::Full)));
         assert_eq!(sessions.len(), MAX_WAITING);
         sessions.open(waiting(401), 401).unwrap();
         assert_eq!(sessions.len(), 1);
@@ -190,7 +194,7 @@ mod tests {
         };
         let ids = [0; 4].map(|_| of(attested(MAX_TOKENS / 4, 400)));
         assert!(ids.iter().all(|id| sessions.token(id, 100).is_some()));
-        assert_eq!(sessions.take_waiting(&ids[0], 100).unwrap_err(), SessionError::Attested);
+        assert!(matches!(sessions.take_waiting(&ids[0], 100), Err(SessionError::Attested)));
         let one_more = of(attested(1, 400));
         assert_eq!(ids.iter().map(|id| sessions.token(id, 100).is_some()).collect::<Vec<_>>(), [false, true, true, true]);
         assert!(sessions.token(&one_more, 399).is_some() && sessions.token(&one_more, 400).is_none());

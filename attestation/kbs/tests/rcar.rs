@@ -16,7 +16,7 @@ use kata_cc_kbs::appraise::Appraiser;
 use kata_cc_kbs::listen;
 use kata_cc_kbs::reference::References;
 use kata_cc_kbs::server::{Broker, Clock, Parts, router};
-use kata_cc_kbs::store::{Db, Store};
+use kata_cc_kbs::store::Store;
 use kata_cc_kbs_protocol::message::InitData;
 use kata_cc_kbs_protocol::token::IssuerJwk;
 use kata_cc_kbs_protocol::{Attested, ClientSession, HttpRequest, HttpResponse, Method, ResourcePath, TokenSigner, TokenVerifier};
@@ -65,7 +65,7 @@ impl TestBroker {
             roots = roots.with_simulated("lab", identity::pem(&MACHINE.ark).unwrap().as_bytes()).unwrap();
         }
         let parts = Parts {
-            store: Store::start(Db::open(dir.path()).unwrap()).unwrap(),
+            store: Store::sqlite(dir.path()).unwrap(),
             admins,
             appraiser: Appraiser::new(Trust { snp: SnpTrust { rules, ..roots.into() }, ..Trust::hardware() }),
             collector,

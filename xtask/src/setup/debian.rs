@@ -60,6 +60,7 @@ const PACKAGES: &[Package] = &[
     package("iptables", "used by the network plugins"),
     package("openssl", "makes the test broker's certificates"),
     package("curl", "reads the test broker's metrics"),
+    package("postgresql", "the database that brokers of the tests share; each test runs one of its own"),
     package("python3-venv", "runs sev-snp-measure, which launch digests are compared with"),
 ];
 

@@ -9,7 +9,7 @@ use super::{Broker, session_id};
 use crate::appraise::{Refusal, Verdict};
 use crate::audit::{Action, Comparison, Decision, evidence_digest};
 use crate::session::SessionError;
-use crate::store::PolicyName;
+use crate::store::{AppraisalInput, PolicyName};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -35,15 +35,12 @@ pub async fn attest(
     let id = session_id(&headers).ok_or(SessionError::Unknown)?;
     let attestation = Attestation::from_json(&body)?;
     let now = broker.now();
-    let received = broker.sessions.take_waiting(&id, now)?.attest(attestation, now)?;
+    let received = broker.store.take_waiting(&id, now).await?.attest(attestation, now)?;
     let tee = received.tee();
     let evidence_sha256 = evidence_digest(received.evidence());
 
-    let (policy, unsigned, manifests) = broker
-        .store
-        .run(|db| Ok((db.policy(&PolicyName::Attestation(POLICY_ID.into()))?, db.reference_values()?, db.manifests()?)))
-        .await?;
-    let references = broker.references.in_force(unsigned, &manifests, now);
+    let AppraisalInput { policy, registered } = broker.store.appraisal_input(PolicyName::Attestation(POLICY_ID.into())).await?;
+    let references = broker.references.in_force(registered.unsigned, &registered.manifests, now);
     let (received, collateral) = collect(&broker, received, now).await?;
     let appraiser = broker.appraiser.clone();
     let (received, outcome, checks): (ToVerify, Result<Verdict, Refusal>, Checks) = broker
@@ -114,7 +111,7 @@ pub async fn attest(
             format!("a token of {} bytes, at most {MAX_TOKEN} are allowed: the initdata shown to policies is too large", token.len());
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLarge", detail));
     }
-    broker.sessions.attested(received.accept(token.clone(), exp), now);
+    broker.store.keep_attested(received.accept(token.clone(), exp), now).await?;
     Ok(Json(TokenResponse { token }))
 }
 

@@ -46,7 +46,7 @@ pub async fn list(
         action: filters.action,
         allowed: filters.allowed,
     };
-    Ok(Json(broker.store.run(move |db| db.decisions(&query)).await?))
+    Ok(Json(broker.store.decisions(query).await?))
 }
 
 /// One decision.
@@ -60,7 +60,7 @@ pub async fn one(
     broker.require_admin(&headers, Permission::ReadAudit, &path).await?;
     let id = id.ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, "InvalidRequest", "expected the number of a decision"))?;
     let query = AuditQuery { limit: 1, id: Some(id), ..AuditQuery::default() };
-    let found = broker.store.run(move |db| db.decisions(&query)).await?.pop();
+    let found = broker.store.decisions(query).await?.pop();
     let gone = || {
         ApiError::new(
             StatusCode::NOT_FOUND,

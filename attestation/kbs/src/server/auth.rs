@@ -26,7 +26,7 @@ pub async fn auth(State(broker): State<Arc<Broker>>, Bounded(body): Bounded) -> 
         AwaitAttest::open(&request, now, lifetime)?
     };
     let cookie = session.set_cookie(broker.secure);
-    broker.sessions.open(session, now)?;
+    broker.store.open_session(session, now).await?;
     Ok(([(header::SET_COOKIE, cookie)], Json(challenge)).into_response())
 }
 

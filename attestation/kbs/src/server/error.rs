@@ -66,6 +66,7 @@ impl From<SessionError> for ApiError {
             SessionError::Full => (StatusCode::TOO_MANY_REQUESTS, "TooManySessions"),
             SessionError::Unknown => (StatusCode::UNAUTHORIZED, "SessionNotFound"),
             SessionError::Attested => (StatusCode::CONFLICT, "SessionAttested"),
+            SessionError::Store(e) => return e.into(),
         };
         Self::new(status, variant, e.to_string())
     }
@@ -75,6 +76,14 @@ impl From<StoreError> for ApiError {
     fn from(e: StoreError) -> Self {
         match e {
             StoreError::Full(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "StoreFull", e.to_string()),
+            StoreError::Unavailable(_) => {
+                tracing::error!(error = %causes(&e), "store");
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "StoreUnavailable",
+                    "the broker's store does not answer now: try again in a while",
+                )
+            }
             e => Self::internal("store", &e),
         }
     }

@@ -2,7 +2,6 @@
 
 use super::Broker;
 use super::error::ApiError;
-use crate::store::AuditQuery;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -21,13 +20,13 @@ pub async fn readyz(State(broker): State<Arc<Broker>>) -> Result<&'static str, A
         let detail = "neither an administrator's key nor an identity provider is there: nothing is served";
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "NotReady", detail));
     }
-    broker.store.run(|db| db.decisions(&AuditQuery { limit: 1, ..AuditQuery::default() })).await?;
+    broker.store.ready().await?;
     Ok("ok\n")
 }
 
 /// Prometheus text.
 pub async fn metrics(State(broker): State<Arc<Broker>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], broker.metrics.render(broker.sessions.len()))
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], broker.metrics.render(broker.store.session_count().await.ok()))
 }
 
 /// The key that tokens are verified with (RFC 7517).

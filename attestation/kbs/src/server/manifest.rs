@@ -78,7 +78,7 @@ pub(super) async fn put(
     decision.claims = serde_json::to_value(counts).unwrap_or_default();
 
     let allow_rollback = options.allow_rollback;
-    let put = broker.store.run(move |db| db.put_manifest(&kept, &envelope, allow_rollback)).await?;
+    let put = broker.store.put_manifest(kept, envelope, allow_rollback).await?;
     let (outcome, replaced) = match put {
         Put::New => ("new", None),
         Put::Replaced { before } => ("replaced", before),
@@ -127,7 +127,7 @@ pub struct Manifests {
 pub async fn list(State(broker): State<Arc<Broker>>, headers: HeaderMap) -> Result<Json<Manifests>, ApiError> {
     broker.require_admin(&headers, Permission::ReadReference, "/kbs/v0/reference-manifest").await?;
     let now = broker.now();
-    let kept = broker.store.run(|db| db.manifests()).await?;
+    let kept = broker.store.registered().await?.manifests;
     let listed = |kept| Listed { standing: broker.references.standing(&kept, now).as_str(), kept };
     Ok(Json(Manifests { manifests: kept.into_iter().map(listed).collect() }))
 }
@@ -136,7 +136,7 @@ pub async fn list(State(broker): State<Arc<Broker>>, headers: HeaderMap) -> Resu
 pub async fn one(State(broker): State<Arc<Broker>>, Path(name): Path<String>, headers: HeaderMap) -> Result<impl IntoResponse, ApiError> {
     broker.require_admin(&headers, Permission::ReadReference, &format!("/kbs/v0/reference-manifest/{name}")).await?;
     let missing = not_found(&name);
-    let envelope = broker.store.run(move |db| db.manifest_envelope(&name)).await?.ok_or(missing)?;
+    let envelope = broker.store.manifest_envelope(name).await?.ok_or(missing)?;
     Ok(([(header::CONTENT_TYPE, "application/json")], envelope))
 }
 
@@ -146,7 +146,7 @@ pub async fn delete(State(broker): State<Arc<Broker>>, Path(name): Path<String>,
     let mut decision = Decision::by(&by, broker.now(), Action::SetReferenceManifest, "deleted");
     decision.subject = Some(name.chars().take(MAX_NAME).collect());
     let missing = not_found(&name);
-    if !broker.store.run(move |db| db.delete_manifest(&name)).await? {
+    if !broker.store.delete_manifest(name).await? {
         return Err(missing);
     }
     broker.record(decision).await?;

@@ -23,7 +23,6 @@ use crate::limit::{Rate, RateLimit};
 use crate::metrics::Metrics;
 use crate::reference::References;
 use crate::rego::Policies;
-use crate::session::Sessions;
 use crate::store::Store;
 use axum::http::{HeaderMap, StatusCode, header};
 use error::ApiError;
@@ -46,8 +45,6 @@ pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 pub struct Broker {
     /// What is kept.
     pub store: Store,
-    /// Exchanges under way.
-    pub sessions: Sessions,
     /// Who may administer.
     pub admins: Admins,
     /// Counters.
@@ -115,7 +112,6 @@ impl Broker {
         let verifier = TokenVerifier::new([&parts.signer.public_jwk()])?;
         Ok(Self {
             store: parts.store,
-            sessions: Sessions::default(),
             admins: parts.admins,
             metrics: Metrics::default(),
             appraiser: parts.appraiser,

@@ -46,7 +46,7 @@ struct AttestationPolicy {
 /// `GET resource-policy`.
 pub async fn get_resource(State(broker): State<Arc<Broker>>, headers: HeaderMap) -> Result<Json<ResourcePolicy>, ApiError> {
     broker.require_admin(&headers, Permission::ReadPolicy, "/kbs/v0/resource-policy").await?;
-    let rego = broker.store.run(|db| db.policy(&PolicyName::Resource)).await?;
+    let rego = broker.store.policy(PolicyName::Resource).await?;
     Ok(Json(ResourcePolicy { policy: BASE64URL.encode(rego.as_deref().unwrap_or(release::DEFAULT_POLICY)) }))
 }
 
@@ -65,7 +65,7 @@ pub async fn get_attestation(
 ) -> Result<Json<ResourcePolicy>, ApiError> {
     broker.require_admin(&headers, Permission::ReadPolicy, &format!("/kbs/v0/attestation-policy/{id}")).await?;
     known_id(&id)?;
-    let rego = broker.store.run(move |db| db.policy(&PolicyName::Attestation(id))).await?;
+    let rego = broker.store.policy(PolicyName::Attestation(id)).await?;
     Ok(Json(ResourcePolicy { policy: BASE64URL.encode(rego.as_deref().unwrap_or(appraise::DEFAULT_POLICY)) }))
 }
 
@@ -105,7 +105,7 @@ struct Listed {
 /// `GET attestation-policy`.
 pub async fn list_attestation(State(broker): State<Arc<Broker>>, headers: HeaderMap) -> Result<Json<AttestationPolicies>, ApiError> {
     broker.require_admin(&headers, Permission::ReadPolicy, "/kbs/v0/attestation-policy").await?;
-    let set = broker.store.run(|db| db.policy(&PolicyName::Attestation(POLICY_ID.into()))).await?;
+    let set = broker.store.policy(PolicyName::Attestation(POLICY_ID.into())).await?;
     Ok(Json(AttestationPolicies { policies: vec![Listed { policy_id: POLICY_ID, built_in: set.is_none() }] }))
 }
 
@@ -123,7 +123,7 @@ pub async fn reset_attestation(
 async fn reset(broker: &Broker, by: &Administrator, name: PolicyName) -> Result<StatusCode, ApiError> {
     let mut decision = Decision::by(by, broker.now(), Action::SetPolicy, "reset");
     decision.subject = Some(subject(&name));
-    broker.store.run(move |db| db.delete_policy(&name)).await?;
+    broker.store.delete_policy(name).await?;
     broker.record(decision).await?;
     Ok(StatusCode::OK)
 }
@@ -148,7 +148,7 @@ async fn set(broker: &Broker, by: &Administrator, name: PolicyName, kind: Kind, 
     let mut decision = Decision::by(by, broker.now(), Action::SetPolicy, "set");
     decision.subject = Some(subject(&name));
     decision.detail = format!("sha256 {}", hex::encode(<sha2::Sha256 as sha2::Digest>::digest(rego.as_bytes())));
-    broker.store.run(move |db| db.put_policy(&name, &rego)).await?;
+    broker.store.put_policy(name, rego).await?;
     broker.record(decision).await?;
     Ok(StatusCode::OK)
 }

@@ -77,7 +77,7 @@ pub async fn register(
     let mut decision = Decision::by(&by, broker.now(), Action::SetReferenceValue, "set");
     decision.subject = Some(values.keys().cloned().collect::<Vec<_>>().join(" "));
     decision.claims = values.iter().map(|(id, value)| (id.clone(), value.clone())).collect::<serde_json::Map<_, _>>().into();
-    broker.store.run(move |db| db.put_reference_values(&values)).await?;
+    broker.store.put_reference_values(values).await?;
     broker.record(decision).await?;
     Ok(StatusCode::OK.into_response())
 }
@@ -96,8 +96,8 @@ pub async fn query(State(broker): State<Arc<Broker>>, Path(id): Path<String>, he
 
 /// What an appraisal would compare with now, whether signed or not.
 async fn in_force(broker: &Broker) -> Result<ReferenceValues, ApiError> {
-    let (unsigned, manifests) = broker.store.run(|db| Ok((db.reference_values()?, db.manifests()?))).await?;
-    Ok(broker.references.in_force(unsigned, &manifests, broker.now()).values)
+    let registered = broker.store.registered().await?;
+    Ok(broker.references.in_force(registered.unsigned, &registered.manifests, broker.now()).values)
 }
 
 /// `GET reference-value`: all of them.
@@ -111,8 +111,8 @@ pub async fn delete(State(broker): State<Arc<Broker>>, Path(id): Path<String>, h
     let by = broker.require_admin(&headers, Permission::WriteReference, &format!("/kbs/v0/reference-value/{id}")).await?;
     let mut decision = Decision::by(&by, broker.now(), Action::SetReferenceValue, "deleted");
     decision.subject = Some(id.chars().take(MAX_ID).collect());
-    let (gone, shown) = (id.clone(), id.chars().take(MAX_ID).collect::<String>());
-    if !broker.store.run(move |db| db.delete_reference_value(&gone)).await? {
+    let shown: String = id.chars().take(MAX_ID).collect();
+    if !broker.store.delete_reference_value(id).await? {
         let detail = format!("there is no unsigned reference value {shown:?}; those of a manifest go with the manifest");
         return Err(ApiError::new(StatusCode::NOT_FOUND, "ReferenceValueNotFound", detail));
     }

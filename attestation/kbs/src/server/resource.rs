@@ -51,8 +51,8 @@ async fn try_read(
     let path = resource_path(segments)?;
     let Query(query) = query.map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "InvalidRequest", "malformed query"))?;
     let now = broker.now();
-    let token = token(broker, headers, now)?;
-    let policy = broker.store.run(|db| db.policy(&PolicyName::Resource)).await?;
+    let token = token(broker, headers, now).await?;
+    let policy = broker.store.policy(PolicyName::Resource).await?;
     let custom = policy.is_some();
     let rego = policy.unwrap_or_else(|| release::DEFAULT_POLICY.into());
     let query = query.into_iter().map(|(name, value)| (name, value.into())).collect();
@@ -80,8 +80,7 @@ async fn try_read(
         decision.detail = e.to_string();
     }
     let secret = if allowed {
-        let wanted = path.clone();
-        let found = broker.store.run(move |db| db.resource(&wanted)).await?;
+        let found = broker.store.resource(&path).await?;
         if found.is_none() {
             "not-found".clone_into(&mut decision.outcome);
         }
@@ -109,8 +108,7 @@ pub async fn write(
 ) -> Result<StatusCode, ApiError> {
     let path = resource_path(segments)?;
     let by = broker.require_admin(&headers, Permission::WriteResource, &format!("/kbs/v0/resource/{path}")).await?;
-    let stored = path.clone();
-    let existed = broker.store.run(move |db| db.put_resource(&stored, &body)).await?;
+    let existed = broker.store.put_resource(&path, body).await?;
     record_change(&broker, &by, Action::WriteResource, &path, if existed { "replaced" } else { "created" }).await?;
     Ok(StatusCode::OK)
 }
@@ -119,8 +117,7 @@ pub async fn write(
 pub async fn delete(State(broker): State<Arc<Broker>>, segments: Segments, headers: HeaderMap) -> Result<StatusCode, ApiError> {
     let path = resource_path(segments)?;
     let by = broker.require_admin(&headers, Permission::DeleteResource, &format!("/kbs/v0/resource/{path}")).await?;
-    let gone = path.clone();
-    if !broker.store.run(move |db| db.delete_resource(&gone)).await? {
+    if !broker.store.delete_resource(&path).await? {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "ResourceNotFound", format!("there is no resource {path}")));
     }
     record_change(&broker, &by, Action::DeleteResource, &path, "deleted").await?;
@@ -136,7 +133,7 @@ pub struct Names {
 /// Lists names, never values.
 pub async fn list(State(broker): State<Arc<Broker>>, headers: HeaderMap) -> Result<Json<Names>, ApiError> {
     broker.require_admin(&headers, Permission::ListResources, "/kbs/v0/resource").await?;
-    Ok(Json(Names { resources: broker.store.run(|db| db.resource_names()).await? }))
+    Ok(Json(Names { resources: broker.store.resource_names().await? }))
 }
 
 async fn record_change(broker: &Broker, by: &Administrator, action: Action, path: &ResourcePath, outcome: &str) -> Result<(), ApiError> {
@@ -152,8 +149,11 @@ fn resource_path(segments: Segments) -> Result<ResourcePath, ApiError> {
 }
 
 /// The token a request rests on: of its session, or else the bearer's. Verified in both cases.
-fn token(broker: &Broker, headers: &HeaderMap, now: u64) -> Result<VerifiedToken, ApiError> {
-    let of_session = session_id(headers).and_then(|id| broker.sessions.token(&id, now));
+async fn token(broker: &Broker, headers: &HeaderMap, now: u64) -> Result<VerifiedToken, ApiError> {
+    let of_session = match session_id(headers) {
+        Some(id) => broker.store.session_token(&id, now).await?,
+        None => None,
+    };
     let of_bearer = || text(headers, header::AUTHORIZATION).and_then(bearer).map(str::to_owned);
     let token = of_session.or_else(of_bearer).ok_or_else(|| {
         ApiError::new(

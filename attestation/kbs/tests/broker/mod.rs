@@ -12,7 +12,7 @@ use kata_cc_kbs::appraise::Appraiser;
 use kata_cc_kbs::listen;
 use kata_cc_kbs::reference::References;
 use kata_cc_kbs::server::{Broker, Clock, Parts, router};
-use kata_cc_kbs::store::{Db, Store};
+use kata_cc_kbs::store::Store;
 use kata_cc_kbs_protocol::{Attested, ClientSession, HttpRequest, HttpResponse, Method, TokenSigner};
 use kata_cc_tee_sim::identity::{self, Hierarchy, Identity};
 use kata_cc_tee_sim::report::{self, Launched};
@@ -91,7 +91,7 @@ impl TestBroker {
         let admin = admin_key(dir.path());
         let roots = RootSet::amd().with_simulated("lab", identity::pem(&MACHINE.ark).unwrap().as_bytes()).unwrap();
         let mut parts = Parts {
-            store: Store::start(Db::open(dir.path()).unwrap()).unwrap(),
+            store: Store::sqlite(dir.path()).unwrap(),
             admins,
             appraiser: Appraiser::new(Trust { snp: roots.into(), ..Trust::hardware() }),
             collector: Collector::nowhere(),

@@ -1,96 +1,34 @@
-//! Everything the broker keeps: secrets, policies, reference values, its own keys, the audit log. One SQLite file, one thread.
+//! The store of one broker alone: one SQLite file, and one thread that owns it.
 //!
-//! [`Db`] is the synchronous database; [`Store`] is the handle the server uses: it sends work to the thread that owns the database and
-//! waits for the answer without blocking the runtime.
-//!
-//! **Invariant:** secret values are in the file only as [`crate::seal`] made them.
+//! [`Db`] is the synchronous database; [`Sqlite`] sends work to the thread that owns it and waits for the answer without blocking the
+//! runtime. Sessions are in memory: nobody else could answer for them.
 
 mod audit;
 mod manifest;
+pub(super) mod rotate;
 
-pub use audit::AuditQuery;
-pub use manifest::{KeptManifest, Put};
-
+use super::audit::{AuditQuery, MAX_BATCH};
+use super::manifest::{KeptManifest, Put};
+use super::{AppraisalInput, MAX_REFERENCE_IDS, MAX_RESOURCES, PolicyName, ReferenceValues, Registered, StoreError};
 use crate::audit::Decision;
-use crate::seal::{SealError, Sealer};
-use kata_cc_kbs_protocol::ResourcePath;
+use crate::config::KeySource;
+use crate::seal::Sealer;
+use crate::session::{SessionError, Sessions};
+use axum::body::Bytes;
+use kata_cc_kbs_protocol::{AttestedSession, AwaitAttest, ResourcePath, SessionId};
 use rusqlite::{Connection, OptionalExtension, params};
-use std::collections::BTreeMap;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
 const SCHEMA_VERSION: i64 = 3;
-/// Most decisions written at once.
-const MAX_BATCH: usize = 64;
 /// Work that may wait for the database thread; more makes callers wait, not memory grow.
 const QUEUE: usize = 256;
-/// Limits against a careless administrator rather than an attacker: only administrators write.
-const MAX_RESOURCES: i64 = 100_000;
-const MAX_REFERENCE_IDS: i64 = 10_000;
-
-/// Why the store could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The data directory could not be made.
-    #[error("cannot create {}", path.display())]
-    Directory {
-        /// Which directory.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// There is a database but not the key that its secrets are sealed with.
-    #[error("{} is missing, and the database's secrets are sealed with it: restore it, or start with an empty directory", .0.display())]
-    KeyLost(PathBuf),
-    /// SQLite failed.
-    #[error("database error")]
-    Sqlite(#[from] rusqlite::Error),
-    /// Sealing or opening failed.
-    #[error(transparent)]
-    Seal(#[from] SealError),
-    /// The file was written by another version.
-    #[error("the database has schema version {found}, expected {SCHEMA_VERSION}")]
-    Schema {
-        /// What the file says.
-        found: i64,
-    },
-    /// A stored value is not what it should be.
-    #[error("a stored {0} cannot be read back")]
-    Corrupt(&'static str),
-    /// A table is full.
-    #[error("the store holds as many {0} as it may")]
-    Full(&'static str),
-    /// The database thread is gone.
-    #[error("the database thread has ended")]
-    Closed,
-}
-
-/// Policies the store keeps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PolicyName {
-    /// The one that decides over resources.
-    Resource,
-    /// The one of this id that appraises evidence.
-    Attestation(String),
-}
-
-impl PolicyName {
-    fn key(&self) -> String {
-        match self {
-            Self::Resource => "resource".into(),
-            Self::Attestation(id) => format!("attestation:{id}"),
-        }
-    }
-}
-
-/// Reference values by id. A value is what the administrator registered: a list, or a scalar where a policy compares with one.
-pub type ReferenceValues = BTreeMap<String, serde_json::Value>;
 
 /// The database. Blocking; owned by one thread.
 #[derive(Debug)]
-pub struct Db {
+struct Db {
     sqlite: Connection,
     sealer: Sealer,
     audit: audit::Ledger,
@@ -98,18 +36,13 @@ pub struct Db {
 
 impl Db {
     /// Opens `kbs.sqlite` in `dir`, or makes it.
-    pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|source| StoreError::Directory { path: dir.into(), source })?;
-        let (key, file) = (dir.join("store.key"), dir.join("kbs.sqlite"));
+    fn open(dir: &Path, key: &KeySource) -> Result<Self, StoreError> {
+        let file = dir.join("kbs.sqlite");
         // A new key for an old database would make every secret in it unreadable, one error at a time.
-        if file.exists() && !key.exists() {
-            return Err(StoreError::KeyLost(key));
+        if file.exists() && !crate::seal::is_there(key) {
+            return Err(StoreError::KeyLost(key.to_string()));
         }
-        let sealer = Sealer::from_file(&key)?;
+        let sealer = Sealer::load(key)?;
         let sqlite = Connection::open(file)?;
         sqlite.pragma_update(None, "journal_mode", "wal")?;
         sqlite.pragma_update(None, "synchronous", "full")?;
@@ -119,8 +52,13 @@ impl Db {
         Ok(Self { sqlite, sealer, audit })
     }
 
+    #[cfg(test)]
+    fn beside_key(dir: &Path) -> Result<Self, StoreError> {
+        Self::open(dir, &crate::config::Store::default().key(dir))
+    }
+
     /// A secret, or `None`.
-    pub fn resource(&self, path: &ResourcePath) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+    fn resource(&self, path: &ResourcePath) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
         let path = path.to_string();
         let sealed: Option<Vec<u8>> =
             self.sqlite.prepare_cached("SELECT sealed FROM resources WHERE path = ?1")?.query_row([&path], |row| row.get(0)).optional()?;
@@ -128,7 +66,7 @@ impl Db {
     }
 
     /// Stores a secret. Whether there was one before.
-    pub fn put_resource(&mut self, path: &ResourcePath, value: &[u8]) -> Result<bool, StoreError> {
+    fn put_resource(&mut self, path: &ResourcePath, value: &[u8]) -> Result<bool, StoreError> {
         let path = path.to_string();
         let sealed = self.sealer.seal(&format!("resource:{path}"), value)?;
         let tx = self.sqlite.transaction()?;
@@ -145,57 +83,54 @@ impl Db {
     }
 
     /// Deletes a secret. Whether there was one.
-    pub fn delete_resource(&mut self, path: &ResourcePath) -> Result<bool, StoreError> {
+    fn delete_resource(&mut self, path: &ResourcePath) -> Result<bool, StoreError> {
         Ok(self.sqlite.execute("DELETE FROM resources WHERE path = ?1", [path.to_string()])? > 0)
     }
 
     /// Names of all secrets, in order.
-    pub fn resource_names(&self) -> Result<Vec<String>, StoreError> {
+    fn resource_names(&self) -> Result<Vec<String>, StoreError> {
         let mut statement = self.sqlite.prepare_cached("SELECT path FROM resources ORDER BY path")?;
         let names = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
         Ok(names)
     }
 
     /// One of the broker's own keys; `make` makes it the first time.
-    pub fn key_or<E: From<StoreError>>(
+    fn key_or(
         &mut self,
         name: &str,
-        make: impl FnOnce() -> Result<Zeroizing<Vec<u8>>, E>,
-    ) -> Result<Zeroizing<Vec<u8>>, E> {
+        make: impl FnOnce() -> Result<Zeroizing<Vec<u8>>, StoreError>,
+    ) -> Result<Zeroizing<Vec<u8>>, StoreError> {
         let place = format!("key:{name}");
-        let sealed: Option<Vec<u8>> = self
-            .sqlite
-            .query_row("SELECT sealed FROM keys WHERE name = ?1", [name], |row| row.get(0))
-            .optional()
-            .map_err(StoreError::from)?;
+        let sealed: Option<Vec<u8>> =
+            self.sqlite.query_row("SELECT sealed FROM keys WHERE name = ?1", [name], |row| row.get(0)).optional()?;
         if let Some(sealed) = sealed {
-            return Ok(self.sealer.open(&place, &sealed).map_err(StoreError::from)?);
+            return Ok(self.sealer.open(&place, &sealed)?);
         }
         let key = make()?;
-        let sealed = self.sealer.seal(&place, &key).map_err(StoreError::from)?;
-        self.sqlite.execute("INSERT INTO keys (name, sealed) VALUES (?1, ?2)", params![name, sealed]).map_err(StoreError::from)?;
+        let sealed = self.sealer.seal(&place, &key)?;
+        self.sqlite.execute("INSERT INTO keys (name, sealed) VALUES (?1, ?2)", params![name, sealed])?;
         Ok(key)
     }
 
     /// A policy an administrator has set, or `None`.
-    pub fn policy(&self, name: &PolicyName) -> Result<Option<String>, StoreError> {
+    fn policy(&self, name: &PolicyName) -> Result<Option<String>, StoreError> {
         let mut statement = self.sqlite.prepare_cached("SELECT rego FROM policies WHERE name = ?1")?;
         Ok(statement.query_row([name.key()], |row| row.get(0)).optional()?)
     }
 
     /// Sets a policy.
-    pub fn put_policy(&mut self, name: &PolicyName, rego: &str) -> Result<(), StoreError> {
+    fn put_policy(&mut self, name: &PolicyName, rego: &str) -> Result<(), StoreError> {
         self.sqlite.execute("INSERT OR REPLACE INTO policies (name, rego) VALUES (?1, ?2)", params![name.key(), rego])?;
         Ok(())
     }
 
     /// Takes back a policy. Whether there was one.
-    pub fn delete_policy(&mut self, name: &PolicyName) -> Result<bool, StoreError> {
+    fn delete_policy(&mut self, name: &PolicyName) -> Result<bool, StoreError> {
         Ok(self.sqlite.execute("DELETE FROM policies WHERE name = ?1", [name.key()])? > 0)
     }
 
     /// All reference values: what one appraisal sees.
-    pub fn reference_values(&self) -> Result<ReferenceValues, StoreError> {
+    fn reference_values(&self) -> Result<ReferenceValues, StoreError> {
         let mut statement = self.sqlite.prepare_cached("SELECT id, value FROM reference_values")?;
         let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
         let mut all = ReferenceValues::new();
@@ -206,13 +141,17 @@ impl Db {
         Ok(all)
     }
 
+    fn registered(&self) -> Result<Registered, StoreError> {
+        Ok(Registered { unsigned: self.reference_values()?, manifests: self.manifests()? })
+    }
+
     /// Deletes a reference value. Whether there was one.
-    pub fn delete_reference_value(&mut self, id: &str) -> Result<bool, StoreError> {
+    fn delete_reference_value(&mut self, id: &str) -> Result<bool, StoreError> {
         Ok(self.sqlite.execute("DELETE FROM reference_values WHERE id = ?1", [id])? > 0)
     }
 
     /// Registers reference values, replacing those of the same ids; an empty list removes the id. All or none.
-    pub fn put_reference_values(&mut self, values: &ReferenceValues) -> Result<(), StoreError> {
+    fn put_reference_values(&mut self, values: &ReferenceValues) -> Result<(), StoreError> {
         let tx = self.sqlite.transaction()?;
         for (id, value) in values {
             if value.as_array().is_some_and(Vec::is_empty) {
@@ -234,7 +173,7 @@ impl Db {
 fn migrate(sqlite: &Connection) -> Result<(), StoreError> {
     let found: i64 = sqlite.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if !(0..=SCHEMA_VERSION).contains(&found) {
-        return Err(StoreError::Schema { found });
+        return Err(StoreError::Schema { found, expected: SCHEMA_VERSION });
     }
     if found < 1 {
         sqlite.execute_batch(
@@ -269,13 +208,18 @@ type Answer = oneshot::Sender<Result<(), StoreError>>;
 
 /// Handle to the database thread. Cheap to clone; the thread ends with the last handle.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub struct Sqlite {
     jobs: mpsc::Sender<Job>,
+    sessions: Arc<Sessions>,
 }
 
-impl Store {
+impl Sqlite {
+    pub(super) fn open(dir: &Path, key: &KeySource) -> Result<Self, StoreError> {
+        Self::start(Db::open(dir, key)?).map_err(StoreError::Thread)
+    }
+
     /// Gives the database a thread of its own.
-    pub fn start(mut db: Db) -> Result<Self, std::io::Error> {
+    fn start(mut db: Db) -> Result<Self, std::io::Error> {
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
         std::thread::Builder::new().name("store".into()).spawn(move || {
             let mut next = queue.blocking_recv();
@@ -306,14 +250,11 @@ impl Store {
                 }
             }
         })?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, sessions: Arc::default() })
     }
 
     /// Runs `work` on the database thread.
-    pub async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Db) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&mut Db) -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
         let (answer, result) = oneshot::channel();
         let job = Job::Work(Box::new(move |db| {
             let _ = answer.send(work(db));
@@ -322,11 +263,107 @@ impl Store {
         result.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Keeps a decision; it is on the disk when this returns.
-    pub async fn record(&self, decision: Decision) -> Result<(), StoreError> {
+    /// See [`super::Store`] for this and the following.
+    pub(super) async fn record(&self, decision: Decision) -> Result<(), StoreError> {
         let (answer, result) = oneshot::channel();
         self.jobs.send(Job::Record(Box::new(decision), answer)).await.map_err(|_| StoreError::Closed)?;
         result.await.map_err(|_| StoreError::Closed)?
+    }
+
+    pub(super) async fn ready(&self) -> Result<(), StoreError> {
+        self.run(|db| db.decisions(&AuditQuery { limit: 1, ..AuditQuery::default() }).map(drop)).await
+    }
+
+    pub(super) async fn resource(&self, path: &ResourcePath) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        let path = path.clone();
+        self.run(move |db| db.resource(&path)).await
+    }
+
+    pub(super) async fn put_resource(&self, path: &ResourcePath, value: Bytes) -> Result<bool, StoreError> {
+        let path = path.clone();
+        self.run(move |db| db.put_resource(&path, &value)).await
+    }
+
+    pub(super) async fn delete_resource(&self, path: &ResourcePath) -> Result<bool, StoreError> {
+        let path = path.clone();
+        self.run(move |db| db.delete_resource(&path)).await
+    }
+
+    pub(super) async fn resource_names(&self) -> Result<Vec<String>, StoreError> {
+        self.run(|db| db.resource_names()).await
+    }
+
+    pub(super) async fn key_or(
+        &self,
+        name: &'static str,
+        make: impl FnOnce() -> Result<Zeroizing<Vec<u8>>, StoreError> + Send + 'static,
+    ) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+        self.run(move |db| db.key_or(name, make)).await
+    }
+
+    pub(super) async fn policy(&self, name: PolicyName) -> Result<Option<String>, StoreError> {
+        self.run(move |db| db.policy(&name)).await
+    }
+
+    pub(super) async fn put_policy(&self, name: PolicyName, rego: String) -> Result<(), StoreError> {
+        self.run(move |db| db.put_policy(&name, &rego)).await
+    }
+
+    pub(super) async fn delete_policy(&self, name: PolicyName) -> Result<bool, StoreError> {
+        self.run(move |db| db.delete_policy(&name)).await
+    }
+
+    pub(super) async fn appraisal_input(&self, policy: PolicyName) -> Result<AppraisalInput, StoreError> {
+        self.run(move |db| Ok(AppraisalInput { policy: db.policy(&policy)?, registered: db.registered()? })).await
+    }
+
+    pub(super) async fn registered(&self) -> Result<Registered, StoreError> {
+        self.run(|db| db.registered()).await
+    }
+
+    pub(super) async fn put_reference_values(&self, values: ReferenceValues) -> Result<(), StoreError> {
+        self.run(move |db| db.put_reference_values(&values)).await
+    }
+
+    pub(super) async fn delete_reference_value(&self, id: String) -> Result<bool, StoreError> {
+        self.run(move |db| db.delete_reference_value(&id)).await
+    }
+
+    pub(super) async fn manifest_envelope(&self, name: String) -> Result<Option<String>, StoreError> {
+        self.run(move |db| db.manifest_envelope(&name)).await
+    }
+
+    pub(super) async fn put_manifest(&self, kept: KeptManifest, envelope: String, allow_rollback: bool) -> Result<Put, StoreError> {
+        self.run(move |db| db.put_manifest(&kept, &envelope, allow_rollback)).await
+    }
+
+    pub(super) async fn delete_manifest(&self, name: String) -> Result<bool, StoreError> {
+        self.run(move |db| db.delete_manifest(&name)).await
+    }
+
+    pub(super) async fn decisions(&self, query: AuditQuery) -> Result<Vec<serde_json::Value>, StoreError> {
+        self.run(move |db| db.decisions(&query)).await
+    }
+
+    pub(super) async fn open_session(&self, session: AwaitAttest, now: u64) -> Result<(), SessionError> {
+        self.sessions.open(session, now)
+    }
+
+    pub(super) async fn take_waiting(&self, id: &SessionId, now: u64) -> Result<AwaitAttest, SessionError> {
+        self.sessions.take_waiting(id, now)
+    }
+
+    pub(super) async fn keep_attested(&self, session: AttestedSession, now: u64) -> Result<(), StoreError> {
+        self.sessions.attested(session, now);
+        Ok(())
+    }
+
+    pub(super) async fn session_token(&self, id: &SessionId, now: u64) -> Result<Option<String>, StoreError> {
+        Ok(self.sessions.token(id, now))
+    }
+
+    pub(super) async fn session_count(&self) -> Result<usize, StoreError> {
+        Ok(self.sessions.len())
     }
 }
 
@@ -343,6 +380,7 @@ fn record(db: &mut Db, decisions: &[Decision], answers: Vec<Answer>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seal::SealError;
     use serde_json::json;
 
     fn path(text: &str) -> ResourcePath {
@@ -351,7 +389,7 @@ mod tests {
 
     fn db() -> (tempfile::TempDir, Db) {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(dir.path()).unwrap();
+        let db = Db::beside_key(dir.path()).unwrap();
         (dir, db)
     }
 
@@ -361,7 +399,7 @@ mod tests {
         assert!(!db.put_resource(&path("repo/type/tag"), b"CANARY-SECRET-BYTES").unwrap());
         assert!(db.put_resource(&path("repo/type/tag"), b"CANARY-SECRET-BYTES").unwrap());
         drop(db);
-        let mut db = Db::open(dir.path()).unwrap();
+        let mut db = Db::beside_key(dir.path()).unwrap();
         assert_eq!(db.resource(&path("repo/type/tag")).unwrap().unwrap().as_slice(), b"CANARY-SECRET-BYTES");
         for entry in std::fs::read_dir(dir.path()).unwrap() {
             let bytes = std::fs::read(entry.unwrap().path()).unwrap();
@@ -389,9 +427,9 @@ mod tests {
         db.put_resource(&path("a/b/c"), b"one").unwrap();
         drop(db);
         std::fs::remove_file(dir.path().join("store.key")).unwrap();
-        assert!(matches!(Db::open(dir.path()), Err(StoreError::KeyLost(_))));
+        assert!(matches!(Db::beside_key(dir.path()), Err(StoreError::KeyLost(_))));
         crate::seal::write_new_private(&dir.path().join("store.key"), &[3; 32]).unwrap();
-        let db = Db::open(dir.path()).unwrap();
+        let db = Db::beside_key(dir.path()).unwrap();
         assert!(db.resource(&path("a/b/c")).is_err());
     }
 
@@ -401,7 +439,7 @@ mod tests {
         let make = |value: u8| move || Ok::<_, StoreError>(Zeroizing::new(vec![value]));
         assert_eq!(db.key_or("token", make(1)).unwrap().as_slice(), [1]);
         drop(db);
-        let mut db = Db::open(dir.path()).unwrap();
+        let mut db = Db::beside_key(dir.path()).unwrap();
         assert_eq!(db.key_or("token", make(2)).unwrap().as_slice(), [1]);
     }
 
@@ -421,6 +459,6 @@ mod tests {
         let (dir, db) = db();
         db.sqlite.pragma_update(None, "user_version", 7).unwrap();
         drop(db);
-        assert!(matches!(Db::open(dir.path()), Err(StoreError::Schema { found: 7 })));
+        assert!(matches!(Db::beside_key(dir.path()), Err(StoreError::Schema { found: 7, .. })));
     }
 }

@@ -76,7 +76,7 @@ async fn references(store: &Store) {
     assert_eq!(store.appraisal_input(PolicyName::Resource).await.unwrap().registered.unsigned, both);
     let too_many: ReferenceValues = (0..10_001).map(|i| (format!("id{i}"), json!(["x"]))).collect();
     assert!(matches!(store.put_reference_values(too_many).await, Err(StoreError::Full(_))));
-    assert_eq!(store.registered().await.unwrap().unsigned, both, "all or none");
+    assert!(store.registered().await.unwrap().unsigned == both, "all or none");
     store.put_reference_values(set("m", json!([]))).await.unwrap();
     assert!(store.delete_reference_value("smt".into()).await.unwrap());
     for gone in ["smt", "never", "\0"] {

@@ -377,7 +377,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn asks_again_when_somebody_else_wrote_in_between() {
+    fn ac_58_asks_again_when_somebody_else_wrote_in_between() {
         let left = Mutex::new(2);
         let race: Race = Box::new(move |entry| {
             let mut left = left.lock().expect("lock");
@@ -392,20 +392,20 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn gives_up_when_somebody_else_always_writes() {
+    fn ac_58_gives_up_when_somebody_else_always_writes() {
         let race: Race = Box::new(|entry| entry.generation += 1);
         assert!(matches!(ask(Kernel { race: Some(race), ..kernel() }).0, Err(TsmError::Contended)));
     }
 
     #[test]
-    fn gives_up_when_generation_never_changes() {
+    fn ac_58_gives_up_when_generation_never_changes() {
         let race: Race = Box::new(|entry| entry.generation = 0);
         assert!(matches!(ask(Kernel { race: Some(race), ..kernel() }).0, Err(TsmError::Contended)));
         assert!(matches!(ask(Kernel { outblob: Some(Errno::EAGAIN), ..kernel() }).0, Err(TsmError::Contended)));
     }
 
     #[test]
-    fn refuses_another_provider_before_and_after() {
+    fn ac_58_refuses_another_provider_before_and_after() {
         let other = Kernel { provider: "tdx_guest".into(), ..kernel() };
         assert!(matches!(ask(other).0, Err(TsmError::Provider { found, .. }) if found == "tdx_guest"));
         let race: Race = Box::new(|entry| entry.provider = "sample".into());

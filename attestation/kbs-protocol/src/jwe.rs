@@ -249,7 +249,7 @@ mod tests {
 
     /// RFC 7518 appendix C: Alice's ephemeral key, Bob's static key, `ECDH-ES` direct to a 128-bit key.
     #[test]
-    fn concat_kdf_gives_the_key_of_rfc_7518_appendix_c() {
+    fn ac_60_concat_kdf_gives_the_key_of_rfc_7518_appendix_c() {
         let alice = key_from_d("0_NxaRPUMQoAJt50Gz8YiTr8gRTwyEaCumd-MToTmIo");
         let bob = key_from_d("VEmDZpDXXK8p8N0Cndsxs924q6nS1RXFASRl6BfUqdw");
         let is = |key: &TeeKey, x: &str, y: &str| matches!(key.to_jwk(), Jwk::Ec { x: a, y: b, .. } if a == x && b == y);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn every_changed_part_is_refused() {
+    fn ac_59_every_changed_or_short_part_is_refused() {
         let key = TeeKey::generate().expect("random");
         let good = Jwe::seal(b"secret of some length", &public(&key)).expect("seals");
         let flip = |text: &str| {

@@ -83,7 +83,7 @@ fn a_secret_reaches_the_attested_guest() {
 }
 
 #[test]
-fn a_secret_for_another_guest_does_not_open() {
+fn ac_59_a_secret_for_another_guest_does_not_open() {
     let (_, session, _) = attest();
     let (thief, _, _) = attest();
     let sealed = session.seal(b"the secret").expect("seals");
@@ -91,7 +91,7 @@ fn a_secret_for_another_guest_does_not_open() {
 }
 
 #[test]
-fn evidence_answers_only_its_own_challenge() {
+fn ac_52_evidence_answers_only_its_own_challenge() {
     let (client, _) = open();
     let (_, other_session) = open();
     let stated = evidence(client.report_data());
@@ -101,7 +101,7 @@ fn evidence_answers_only_its_own_challenge() {
 }
 
 #[test]
-fn another_channel_key_changes_the_expected_report_data() {
+fn ac_52_another_channel_key_changes_the_expected_report_data() {
     let (client, server) = open();
     let bound = *client.report_data();
     let (_, request) = client.submit(evidence(&bound), None).expect("submits");
@@ -273,7 +273,7 @@ fn client_refuses_a_token_that_is_over_or_is_none() {
 }
 
 #[test]
-fn session_cookies_are_parsed_strictly() {
+fn ac_59_session_cookies_are_parsed_strictly() {
     let id = "0123456789abcdef0123456789abcdef";
     assert!(SessionId::from_cookie_header(&format!("a=b; kbs-session-id={id}; c=d")).is_some());
     assert!(SessionId::from_cookie_header(&format!("kbs-session-id={id}; kbs-session-id={id}")).is_none());
@@ -283,7 +283,7 @@ fn session_cookies_are_parsed_strictly() {
 }
 
 #[test]
-fn nothing_secret_is_in_debug_output() {
+fn ac_61_nothing_secret_is_in_debug_output() {
     let (attested, session, _) = attest();
     let text = format!("{attested:?} {session:?} {:?}", session.id());
     assert!(!text.contains(attested.token()) && !text.contains(session.id().as_str()));

@@ -177,7 +177,7 @@ fn keys_that_are_weak_or_unknown_are_refused_by_name() {
 }
 
 #[test]
-fn sample_evidence_gets_nothing_under_the_default_policies() {
+fn ac_51_sample_evidence_gets_nothing_under_the_default_policies() {
     let broker = broker(None);
     let [key, ..] = Key::all();
     let session = auth(&broker);

@@ -236,7 +236,7 @@ fn the_token_alone_serves_too_and_verifies_with_the_published_key() {
 }
 
 #[test]
-fn the_default_policies_refuse_a_simulation_and_name_claims_without_values() {
+fn ac_59_the_default_policies_refuse_a_simulation_and_name_claims_without_values() {
     let broker = TestBroker::start(true);
     broker.admin("POST", "/kbs/v0/resource/default/key/1", SECRET);
     let values = json!({"id": "snp_launch_measurement", "values": ["ab".repeat(48)]});
@@ -271,7 +271,7 @@ fn another_measurement_is_refused_and_the_audit_says_what_was_expected() {
 }
 
 #[test]
-fn simulated_evidence_without_a_configured_root_gets_no_token() {
+fn ac_51_simulated_evidence_without_a_configured_root_gets_no_token() {
     let broker = TestBroker::start(false);
     refused(&broker.attest_with(&launched(), None, |_| ()).unwrap_err(), 401, "unknown-root");
     // The guest learns the name; the administrator what was checked, and what was found at the check that failed.
@@ -284,7 +284,7 @@ fn simulated_evidence_without_a_configured_root_gets_no_token() {
 }
 
 #[test]
-fn evidence_for_another_nonce_or_key_is_refused() {
+fn ac_52_evidence_for_another_nonce_or_key_is_refused() {
     let broker = TestBroker::ready();
     let stranger = kata_cc_kbs_protocol::TeeKey::generate().unwrap().to_jwk();
     let swapped = broker.attest_with(&launched(), None, |r| change(r, |m| m["runtime-data"]["tee-pubkey"] = json!(stranger)));
@@ -302,7 +302,7 @@ fn evidence_for_another_nonce_or_key_is_refused() {
 }
 
 #[test]
-fn a_challenge_is_answered_once() {
+fn ac_52_a_challenge_is_answered_once() {
     let broker = TestBroker::ready();
     let mut sent = None;
     broker.attest_with(&launched(), None, |r| sent = Some(r.clone())).unwrap();
@@ -414,7 +414,7 @@ fn initdata_with_a_policy_below_the_registered_version_gets_no_secret() {
 }
 
 #[test]
-fn nothing_is_released_without_a_token_of_this_broker() {
+fn ac_59_nothing_is_released_without_a_token_of_this_broker() {
     let broker = TestBroker::ready();
     let resource = "/kbs/v0/resource/default/key/1";
     refused(&broker.get(resource), 401, "attest first");
@@ -433,7 +433,7 @@ fn nothing_is_released_without_a_token_of_this_broker() {
 }
 
 #[test]
-fn administration_needs_an_administrator() {
+fn ac_59_administration_needs_an_administrator() {
     let broker = TestBroker::ready();
     for (method, path) in [
         ("POST", "/kbs/v0/resource/default/key/1"),
@@ -457,7 +457,7 @@ fn administration_needs_an_administrator() {
 }
 
 #[test]
-fn malformed_requests_are_refused_with_the_right_code() {
+fn ac_59_malformed_requests_are_refused_with_the_right_code() {
     let broker = TestBroker::ready();
     refused(&broker.post("/kbs/v0/auth", "{"), 400, "JSON");
     refused(&broker.post("/kbs/v0/auth", r#"{"version":"0.3.0","tee":"snp","extra-params":""}"#), 400, "0.4.0");
@@ -475,7 +475,7 @@ fn malformed_requests_are_refused_with_the_right_code() {
 }
 
 #[test]
-fn sample_evidence_and_other_tees_get_no_token() {
+fn ac_51_sample_evidence_and_other_tees_get_no_token() {
     let broker = TestBroker::ready();
     for tee in [TeeType::Sample, TeeType::Cca] {
         let (_, request) = ClientSession::start(tee);
@@ -517,7 +517,7 @@ fn a_policy_that_is_none_is_refused_and_the_old_one_stays() {
 }
 
 #[test]
-fn no_secret_shows_up_in_audit_metrics_or_errors() {
+fn ac_61_no_secret_shows_up_in_audit_metrics_or_errors() {
     let broker = TestBroker::ready();
     let attested = broker.attest();
     let released = broker.send(&attested.get_resource(&path("default/key/1")));

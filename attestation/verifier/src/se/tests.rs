@@ -64,7 +64,7 @@ fn accepts_host_keys_of_either_place_and_any_order_of_names() {
 }
 
 #[test]
-fn refuses_host_keys_that_are_revoked_expired_or_anybody_elses() {
+fn ac_55_refuses_host_keys_that_are_revoked_expired_or_anybody_elses() {
     let Some(dir) = vectors() else { return };
     let refused = |document| host_key(&dir, &["ibm.crt", "inter_ca.crt"], &LISTS, document).map(|_| ());
     assert!(matches!(refused("host_rev.crt"), Err(HostKeyError::Revoked { .. })));
@@ -359,9 +359,9 @@ fn refuses_requests_that_are_old_or_of_the_future() {
     assert!(world.verify_at(&good, u64::MAX).is_err());
 }
 
-/// AC-55: whatever is measured, changed.
+/// Whatever is measured, changed.
 #[test]
-fn refuses_evidence_of_which_anything_measured_was_changed() {
+fn ac_55_refuses_evidence_of_which_anything_measured_was_changed() {
     let Some(world) = World::new() else { return };
     type Change = fn(&mut Evidence);
     let changes: [(&str, Change); 7] = [
@@ -385,7 +385,7 @@ fn refuses_evidence_of_which_anything_measured_was_changed() {
 }
 
 #[test]
-fn refuses_images_that_are_not_trusted_and_believes_no_tags_of_the_guest() {
+fn ac_55_refuses_images_that_are_not_trusted_and_believes_no_tags_of_the_guest() {
     let Some(mut world) = World::new() else { return };
     let mut evidence = world.good();
     evidence.image_tags = image(9);
@@ -417,7 +417,7 @@ fn refuses_a_host_key_that_is_not_trusted_any_more() {
 }
 
 #[test]
-fn refuses_evidence_of_another_exchange_or_other_initdata() {
+fn ac_55_refuses_evidence_of_another_exchange_or_other_initdata() {
     let Some(world) = World::new() else { return };
     let challenge = challenge(&world.trust, NOW).expect("a challenge");
     let mut other = REPORT_DATA;

@@ -123,7 +123,8 @@ fn postgres(cx: &Context) -> Result<Outcome> {
         let why = "no PostgreSQL: install Debian's package postgresql, or name its programs' directory in KATA_CC_POSTGRES";
         return Ok(Outcome::Skipped(why.into()));
     }
-    let (outcome, _) = rust_tests(cx, "postgres", &["-p", "kata-cc-kbs", "--test", "postgres", "--", "--ignored"])?;
+    // By the whole workspace, as the unit tests were built: with one crate alone its dependencies would have other features, and be built again.
+    let (outcome, _) = rust_tests(cx, "postgres", &["--workspace", "--test", "postgres", "--", "--ignored"])?;
     if outcome == Outcome::Passed(0) {
         return Ok(Outcome::Failed(0, 1, "no test ran: are they still marked as ignored?".into()));
     }

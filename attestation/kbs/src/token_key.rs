@@ -67,11 +67,9 @@ fn certificates(path: &Path, signer: &TokenSigner) -> Result<Vec<Vec<u8>>, Token
         .map(|certificate| certificate.map(|der| der.to_vec()))
         .collect::<Result<_, _>>()
         .map_err(|_| fail("not certificates in PEM"))?;
-    for der in &chain {
-        Certificate::from_der(der).map_err(|_| fail("one of the certificates is malformed"))?;
-    }
-    let leaf = chain.first().ok_or_else(|| fail("holds no certificate"))?;
-    let leaf = Certificate::from_der(leaf).map_err(|_| fail("the first certificate is malformed"))?;
+    let parsed = chain.iter().map(|der| Certificate::from_der(der)).collect::<Result<Vec<_>, _>>();
+    let parsed = parsed.map_err(|_| fail("one of the certificates is malformed"))?;
+    let leaf = parsed.first().ok_or_else(|| fail("holds no certificate"))?;
     if leaf.tbs_certificate.subject_public_key_info.subject_public_key.as_bytes() == Some(signer.public_point()) {
         Ok(chain)
     } else {

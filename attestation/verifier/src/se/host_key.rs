@@ -160,22 +160,72 @@ pub(super) fn coordinates(key: &PublicKey) -> [u8; 160] {
     bytes
 }
 
-/// Host-key documents with everything they are verified by. Parsed, **not verified**.
+/// Host-key documents with everything they are verified by. Who signed what was found out when they were parsed, once; what depends on the time is
+/// found out when it is asked for.
 #[derive(Clone, Debug)]
 pub struct Documents {
+    chain: Result<Chain, HostKeyError>,
+    documents: Vec<(String, Result<Document, HostKeyError>)>,
+}
+
+/// The signing key up to a root.
+#[derive(Clone, Debug)]
+struct Chain {
+    /// From the signing key on.
+    links: Vec<Link>,
+    root: Validity,
+    root_file: String,
+}
+
+/// A host key that the signing key vouches for, at some time.
+#[derive(Clone, Debug)]
+struct Document {
+    link: Link,
+    key: PublicKey,
+}
+
+/// A certificate whose signature was verified, and what the lists of its issuer say of it.
+#[derive(Clone, Debug)]
+struct Link {
+    validity: Validity,
+    issuer: String,
+    lists: Lists,
+}
+
+/// When a certificate is valid.
+#[derive(Clone, Debug)]
+struct Validity {
+    subject: String,
+    not_before: u64,
+    not_after: u64,
+}
+
+/// Revocation lists of one issuer, as far as they concern one certificate.
+#[derive(Clone, Debug)]
+struct Lists {
+    /// Whether there are any in the issuer's name.
+    named: bool,
+    /// On a genuine list, however old: what was withdrawn once stays so.
+    revoked: bool,
+    /// Start and end of those that its key signed.
+    genuine: Vec<(u64, u64)>,
+}
+
+/// What the files hold, before anything is known of it.
+struct Parsed {
     roots: Vec<(String, Cert)>,
     intermediates: Vec<Cert>,
     signing: Cert,
     lists: Vec<RevocationList>,
-    documents: Vec<(String, Cert)>,
 }
 
 impl Documents {
     /// Parses the files: roots and host-key documents with one certificate each; the certificates in between; revocation lists, which may also
-    /// stand in the other files.
+    /// stand in the other files. Verifies all signatures.
     ///
     /// # Errors
-    /// When a file is malformed, or there is not exactly one signing key among `certificates`.
+    /// When a file is malformed, or there is not exactly one signing key among `certificates`. Documents that are not to be trusted are none:
+    /// see [`Self::verify`].
     pub fn parse(roots: &[File<'_>], certificates: &[File<'_>], lists: &[File<'_>], documents: &[File<'_>]) -> Result<Self, HostKeyError> {
         let mut all_lists = Vec::new();
         let mut read = |file: &File<'_>| {
@@ -190,7 +240,7 @@ impl Documents {
             Ok::<_, HostKeyError>((file.name.to_owned(), certs.pop().filter(|_| found == 1).ok_or_else(count)?))
         };
         let roots = roots.iter().map(&mut one).collect::<Result<_, _>>()?;
-        let documents = documents.iter().map(&mut one).collect::<Result<_, _>>()?;
+        let documents = documents.iter().map(&mut one).collect::<Result<Vec<_>, _>>()?;
         let mut given = Vec::new();
         for file in certificates {
             given.extend(read(file)?);
@@ -207,87 +257,111 @@ impl Documents {
         if found != 1 {
             return Err(HostKeyError::ManySigningKeys { found });
         }
-        Ok(Self { roots, intermediates, signing, lists: all_lists, documents })
+        let parsed = Parsed { roots, intermediates, signing, lists: all_lists };
+        let documents = documents.into_iter().map(|(name, cert)| (name, parsed.document(&cert))).collect();
+        Ok(Self { chain: parsed.chain(), documents })
     }
 
     /// Verifies each document at a time, in seconds since the epoch: its name, and the key or why there is none.
     #[must_use]
     pub fn verify(&self, now: u64) -> Vec<(&str, Result<HostKey, HostKeyError>)> {
-        let root = self.verify_signing_key(now);
-        let verify = |document: &Cert| {
-            let root = root.as_ref().map_err(Clone::clone)?;
-            self.verify_document(document, now).map(|key| HostKey { key, root: (*root).to_owned() })
+        let root = self.chain.as_ref().map_err(Clone::clone).and_then(|chain| chain.check(now));
+        let verify = |document: &Result<Document, HostKeyError>| {
+            let root = root.clone()?;
+            let document = document.as_ref().map_err(Clone::clone)?;
+            document.link.check(now)?;
+            Ok(HostKey { key: document.key, root: root.to_owned() })
         };
         self.documents.iter().map(|(name, document)| (name.as_str(), verify(document))).collect()
     }
+}
 
-    /// The signing key up to a root, whose name is the answer.
-    fn verify_signing_key(&self, now: u64) -> Result<&str, HostKeyError> {
+impl Chain {
+    /// The root's name.
+    fn check(&self, now: u64) -> Result<&str, HostKeyError> {
+        self.links.iter().try_for_each(|link| link.check(now))?;
+        self.root.check(now)?;
+        Ok(&self.root_file)
+    }
+}
+
+impl Link {
+    fn check(&self, now: u64) -> Result<(), HostKeyError> {
+        self.validity.check(now)?;
+        if self.lists.revoked {
+            return Err(HostKeyError::Revoked { subject: self.validity.subject.clone(), issuer: self.issuer.clone() });
+        }
+        if self.lists.genuine.iter().any(|(this_update, next_update)| (*this_update..=*next_update).contains(&now)) {
+            return Ok(());
+        }
+        let reason = match (self.lists.named, self.lists.genuine.is_empty()) {
+            (false, _) => "there is none",
+            (true, true) => "what there is has not been signed by its key",
+            (true, false) => "what there is is past its time, or not in it yet",
+        };
+        Err(HostKeyError::RevocationList { issuer: self.issuer.clone(), reason })
+    }
+}
+
+impl Validity {
+    fn of(cert: &Cert) -> Self {
+        Self { subject: name::short(cert.subject()), not_before: cert.not_before(), not_after: cert.not_after() }
+    }
+
+    fn check(&self, now: u64) -> Result<(), HostKeyError> {
+        let Self { subject, not_before, not_after } = self;
+        if (*not_before..=*not_after).contains(&now) {
+            return Ok(());
+        }
+        Err(HostKeyError::NotInTime { subject: subject.clone(), not_before: *not_before, not_after: *not_after, now })
+    }
+}
+
+impl Parsed {
+    fn chain(&self) -> Result<Chain, HostKeyError> {
+        let mut links = Vec::new();
         let mut cert = &self.signing;
         for _ in 0..=MAX_INTERMEDIATES {
-            check_time(cert, now)?;
             let issued = |issuer: &Cert| issuer.is_authority() && cert.issuer() == issuer.subject() && cert.is_signed_by_key_of(issuer);
-            if let Some((name, root)) = self.roots.iter().find(|(_, root)| issued(root)) {
-                check_time(root, now)?;
-                self.check_revocation(cert, root, now, |list| list == root.subject())?;
-                return Ok(name);
+            if let Some((file, root)) = self.roots.iter().find(|(_, root)| issued(root)) {
+                links.push(self.link(cert, root, |list| list == root.subject()));
+                return Ok(Chain { links, root: Validity::of(root), root_file: file.clone() });
             }
             let none = || HostKeyError::NoIssuer { subject: name::short(cert.subject()) };
             let issuer = self.intermediates.iter().find(|issuer| issued(issuer)).ok_or_else(none)?;
-            self.check_revocation(cert, issuer, now, |list| list == issuer.subject())?;
+            links.push(self.link(cert, issuer, |list| list == issuer.subject()));
             cert = issuer;
         }
         Err(HostKeyError::TooLong)
     }
 
-    fn verify_document(&self, document: &Cert, now: u64) -> Result<PublicKey, HostKeyError> {
-        let expected = || name::short(self.signing.subject());
-        if !name::is_same_service(document.issuer(), self.signing.subject()) {
+    fn document(&self, document: &Cert) -> Result<Document, HostKeyError> {
+        let signing = &self.signing;
+        let expected = || name::short(signing.subject());
+        if !name::is_same_service(document.issuer(), signing.subject()) {
             return Err(HostKeyError::Issuer { found: name::short(document.issuer()), expected: expected() });
         }
-        if document.names_another_key_than(&self.signing) {
+        if document.names_another_key_than(signing) {
             return Err(HostKeyError::AuthorityKey { expected: expected() });
         }
-        if !document.is_signed_by_key_of(&self.signing) {
+        if !document.is_signed_by_key_of(signing) {
             return Err(HostKeyError::Signature { expected: expected() });
         }
-        check_time(document, now)?;
+        let key = document.p521_key().ok_or(HostKeyError::NotP521)?;
         // IBM's signing key also signs lists, though its key usage does not say so.
-        self.check_revocation(document, &self.signing, now, |list| name::is_same_service(list, self.signing.subject()))?;
-        document.p521_key().ok_or(HostKeyError::NotP521)
+        Ok(Document { link: self.link(document, signing, |list| name::is_same_service(list, signing.subject())), key })
     }
 
-    /// On no genuine list, however old: what was withdrawn once stays so. And a current one must be there.
-    fn check_revocation(
-        &self,
-        cert: &Cert,
-        issuer: &Cert,
-        now: u64,
-        is_name: impl Fn(&x509_cert::name::Name) -> bool,
-    ) -> Result<(), HostKeyError> {
+    fn link(&self, cert: &Cert, issuer: &Cert, is_name: impl Fn(&x509_cert::name::Name) -> bool) -> Link {
         let named: Vec<_> = self.lists.iter().filter(|list| is_name(list.issuer())).collect();
         let genuine: Vec<_> = named.iter().filter(|list| list.is_signed_by_key_of(issuer)).collect();
-        if genuine.iter().any(|list| list.revokes(cert)) {
-            return Err(HostKeyError::Revoked { subject: name::short(cert.subject()), issuer: name::short(issuer.subject()) });
-        }
-        if genuine.iter().any(|list| list.this_update() <= now && now <= list.next_update()) {
-            return Ok(());
-        }
-        let reason = match (named.is_empty(), genuine.is_empty()) {
-            (true, _) => "there is none",
-            (_, true) => "what there is has not been signed by its key",
-            _ => "what there is is past its time, or not in it yet",
+        let lists = Lists {
+            named: !named.is_empty(),
+            revoked: genuine.iter().any(|list| list.revokes(cert)),
+            genuine: genuine.iter().map(|list| (list.this_update(), list.next_update())).collect(),
         };
-        Err(HostKeyError::RevocationList { issuer: name::short(issuer.subject()), reason })
+        Link { validity: Validity::of(cert), issuer: name::short(issuer.subject()), lists }
     }
-}
-
-fn check_time(cert: &Cert, now: u64) -> Result<(), HostKeyError> {
-    let (not_before, not_after) = (cert.not_before(), cert.not_after());
-    if (not_before..=not_after).contains(&now) {
-        return Ok(());
-    }
-    Err(HostKeyError::NotInTime { subject: name::short(cert.subject()), not_before, not_after, now })
 }
 
 #[cfg(test)]

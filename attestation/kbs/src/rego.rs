@@ -9,6 +9,7 @@ use crate::release::Disclosure;
 use crate::store::ReferenceValues;
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +26,22 @@ const MAX_SHOWN: usize = 8;
 const TRUST_CLAIMS: &str = "data.policy.trust_claims";
 const ALLOW: &str = "data.policy.allow";
 const DISCLOSE: &str = "data.policy.disclose";
+/// Asks a resource policy over one request. Data that were added to the engine would have it prepare the policy anew, which takes many times as
+/// long as the answer: so all of the request is in the input, and put where the policy looks for it.
+const ASK: &str = r#"package kata_cc_request
+
+import rego.v1
+
+allow := answer if {
+	answer := data.policy.allow with input as input.token with data.plugin as input.data.plugin
+		with data["resource-path"] as input.data["resource-path"] with data.query as input.data.query
+}
+
+disclose := answer if {
+	answer := data.policy.disclose with input as input.token with data.plugin as input.data.plugin
+		with data["resource-path"] as input.data["resource-path"] with data.query as input.data.query
+}
+"#;
 /// What the engine says of a rule that a policy does not have.
 const NO_RULE: &str = "not a valid rule path";
 
@@ -75,12 +92,41 @@ impl Kind {
     }
 }
 
+/// What a resource policy sees in `data`, all of it each time.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Request<'a> {
+    /// `resource`: there is no other plugin.
+    pub plugin: &'a str,
+    /// Repository, type and tag.
+    pub resource_path: [&'a str; 3],
+    /// Of the URL.
+    pub query: &'a serde_json::Map<String, serde_json::Value>,
+}
+
+/// What a resource policy is asked, of [`ASK`].
+#[derive(Debug, Clone, Copy)]
+enum Question {
+    Allow,
+    Disclose,
+}
+
+impl Question {
+    const fn rule(self) -> &'static str {
+        match self {
+            Self::Allow => "data.kata_cc_request.allow",
+            Self::Disclose => "data.kata_cc_request.disclose",
+        }
+    }
+}
+
 /// A policy that was read: parsed, of the right package, with the rule that its kind is asked for.
 #[derive(Debug)]
 pub struct Policy {
-    kind: Kind,
     /// Never run itself: each evaluation has a copy, so that nothing of one is seen by the next.
     engine: Engine,
+    /// Whether it says what a guest that is refused may know.
+    discloses: bool,
 }
 
 impl Policy {
@@ -95,21 +141,26 @@ impl Policy {
         if package != "data.policy" {
             return Err(PolicyError::Invalid(format!("package {package}, expected `package policy`")));
         }
-        engine.set_input(Value::new_object());
-        // Values cannot be judged without an input; that the rule exists can. A policy may well fail on an empty input. That it ran once
-        // leaves it prepared.
-        let rule = kind.rule();
-        match engine.eval_rule(rule.into()) {
-            Err(e) if e.to_string().contains(NO_RULE) => Err(PolicyError::Invalid(format!("it does not define {rule}"))),
-            _ => Ok(Self { kind, engine }),
+        if kind == Kind::Resource {
+            engine.add_policy("request.rego".into(), ASK.into()).map_err(|e| PolicyError::Invalid(e.to_string()))?;
         }
+        engine.set_input(Value::new_object());
+        // Values cannot be judged without an input; that a rule exists can. A policy may well fail on an empty input. That it ran once
+        // leaves it prepared.
+        let mut has = |rule: &str| !engine.eval_rule(rule.into()).is_err_and(|e| e.to_string().contains(NO_RULE));
+        let rule = kind.rule();
+        if !has(rule) {
+            return Err(PolicyError::Invalid(format!("it does not define {rule}")));
+        }
+        let discloses = kind == Kind::Resource && has(DISCLOSE);
+        Ok(Self { engine, discloses })
     }
 
     /// Appraises: `data.policy.trust_claims` over the claims, with `query_reference_value(id)`.
     pub fn trust_claims(&self, input: &serde_json::Value, references: ReferenceValues) -> Result<Appraised, PolicyError> {
         let mut engine = self.engine.clone();
         let queried = add_references(&mut engine, references)?;
-        let answer = self.run(engine, input)?;
+        let answer = run(engine, Value::from(input.clone()), TRUST_CLAIMS)?.ok_or_else(|| no_value(TRUST_CLAIMS))?;
         let claims = serde_json::from_value(answer.clone())
             .map_err(|_| PolicyError::Answer { expected: "an object of AR4SI names to whole numbers", found: brief(&answer) })?;
         let queried = queried.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -117,39 +168,42 @@ impl Policy {
     }
 
     /// Decides: `data.policy.allow` over a token's claims and the request.
-    pub fn allows(&self, input: &serde_json::Value, data: &serde_json::Value) -> Result<bool, PolicyError> {
-        let mut engine = self.engine.clone();
-        engine.add_data(Value::from(data.clone())).map_err(|e| PolicyError::Failed(e.to_string()))?;
-        match self.run(engine, input)? {
+    pub fn allows(&self, token: &serde_json::Value, request: Request<'_>) -> Result<bool, PolicyError> {
+        match self.ask(Question::Allow, token, request)?.ok_or_else(|| no_value(ALLOW))? {
             serde_json::Value::Bool(answer) => Ok(answer),
             other => Err(PolicyError::Answer { expected: "true or false", found: brief(&other) }),
         }
     }
 
     /// What a guest that is refused may know: `data.policy.disclose`, or the default where the policy has no such rule.
-    pub fn disclosure(&self, input: &serde_json::Value, data: &serde_json::Value) -> Result<Disclosure, PolicyError> {
-        let mut engine = self.engine.clone();
-        engine.add_data(Value::from(data.clone())).map_err(|e| PolicyError::Failed(e.to_string()))?;
-        engine.set_input(Value::from(input.clone()));
-        let value = match engine.eval_rule(DISCLOSE.into()) {
-            Err(e) if e.to_string().contains(NO_RULE) => return Ok(Disclosure::default()),
-            value => value.map_err(|e| PolicyError::Failed(e.to_string()))?,
-        };
-        let value = serde_json::to_value(&value).map_err(|e| PolicyError::Failed(e.to_string()))?;
+    pub fn disclosure(&self, token: &serde_json::Value, request: Request<'_>) -> Result<Disclosure, PolicyError> {
+        if !self.discloses {
+            return Ok(Disclosure::default());
+        }
+        let value = self.ask(Question::Disclose, token, request)?.ok_or_else(|| no_value(DISCLOSE))?;
         let found = brief(&value);
         serde_json::from_value(value)
             .map_err(|_| PolicyError::Answer { expected: "\"nothing\", \"names\" or \"values\" for data.policy.disclose", found })
     }
 
-    fn run(&self, mut engine: Engine, input: &serde_json::Value) -> Result<serde_json::Value, PolicyError> {
-        engine.set_input(Value::from(input.clone()));
-        let rule = self.kind.rule();
-        let value = engine.eval_rule(rule.into()).map_err(|e| PolicyError::Failed(e.to_string()))?;
-        if value == Value::Undefined {
-            return Err(PolicyError::Answer { expected: "a value", found: format!("nothing for {rule}") });
-        }
-        serde_json::to_value(&value).map_err(|e| PolicyError::Failed(e.to_string()))
+    fn ask(&self, question: Question, token: &serde_json::Value, request: Request<'_>) -> Result<Option<serde_json::Value>, PolicyError> {
+        let input = serde_json::json!({"token": token, "data": request});
+        run(self.engine.clone(), Value::from(input), question.rule())
     }
+}
+
+/// A rule's value, or `None` where it has none.
+fn run(mut engine: Engine, input: Value, rule: &str) -> Result<Option<serde_json::Value>, PolicyError> {
+    engine.set_input(input);
+    let value = engine.eval_rule(rule.into()).map_err(|e| PolicyError::Failed(e.to_string()))?;
+    if value == Value::Undefined {
+        return Ok(None);
+    }
+    serde_json::to_value(&value).map(Some).map_err(|e| PolicyError::Failed(e.to_string()))
+}
+
+fn no_value(rule: &str) -> PolicyError {
+    PolicyError::Answer { expected: "a value", found: format!("nothing for {rule}") }
 }
 
 type ByText = (Kind, Box<str>, Arc<Policy>);

@@ -2,11 +2,10 @@
 //!
 //! **Invariant:** only a [`VerifiedToken`] is ever judged, and only the policy's literal `true` is a yes.
 
-use crate::rego::{Kind, Policies, PolicyError};
+use crate::rego::{Kind, Policies, PolicyError, Request};
 use kata_cc_kbs_protocol::ear::Status;
 use kata_cc_kbs_protocol::{ResourcePath, VerifiedToken};
 use serde::Deserialize;
-use serde_json::json;
 
 /// The policy in force while no administrator has set another.
 pub const DEFAULT_POLICY: &str = include_str!("../policies/default-resource.rego");
@@ -41,18 +40,14 @@ pub fn decide(
     path: &ResourcePath,
     query: &serde_json::Map<String, serde_json::Value>,
 ) -> Decided {
-    let data = json!({
-        "plugin": "resource",
-        "resource-path": [path.repository(), path.kind(), path.tag()],
-        "query": query,
-    });
+    let request = Request { plugin: "resource", resource_path: [path.repository(), path.kind(), path.tag()], query };
     let policy = match policies.get(Kind::Resource, rego) {
         Ok(policy) => policy,
         Err(error) => return Decided { allowed: Err(error), disclosure: Ok(Disclosure::Nothing) },
     };
-    let allowed = policy.allows(token.claims(), &data);
+    let allowed = policy.allows(token.claims(), request);
     // Of a yes nothing is disclosed.
-    let disclosure = if matches!(allowed, Ok(true)) { Ok(Disclosure::Nothing) } else { policy.disclosure(token.claims(), &data) };
+    let disclosure = if matches!(allowed, Ok(true)) { Ok(Disclosure::Nothing) } else { policy.disclosure(token.claims(), request) };
     Decided { allowed, disclosure }
 }
 

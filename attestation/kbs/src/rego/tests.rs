@@ -23,8 +23,13 @@ fn trust_claims(rego: &str, input: &serde_json::Value, references: ReferenceValu
     Policy::read(Kind::Attestation, rego)?.trust_claims(input, references)
 }
 
-fn allows(rego: &str, input: &serde_json::Value, data: &serde_json::Value) -> Result<bool, PolicyError> {
-    Policy::read(Kind::Resource, rego)?.allows(input, data)
+/// A request for `a/b/c`.
+fn request<'a>(plugin: &'a str, query: &'a serde_json::Map<String, serde_json::Value>) -> Request<'a> {
+    Request { plugin, resource_path: ["a", "b", "c"], query }
+}
+
+fn allows(rego: &str, token: &serde_json::Value, plugin: &str) -> Result<bool, PolicyError> {
+    Policy::read(Kind::Resource, rego)?.allows(token, request(plugin, &serde_json::Map::new()))
 }
 
 fn check(kind: Kind, rego: &str) -> Result<(), PolicyError> {
@@ -418,15 +423,37 @@ fn token(status: &str, executables: i64) -> serde_json::Value {
 
 #[test]
 fn default_resource_policy_wants_affirming_and_measured() {
-    let data = json!({"plugin": "resource", "resource-path": ["a", "b", "c"], "query": {}});
-    assert!(allows(RESOURCE, &token("affirming", 3), &data).unwrap());
-    assert!(!allows(RESOURCE, &token("warning", 3), &data).unwrap());
-    assert!(!allows(RESOURCE, &token("contraindicated", 3), &data).unwrap());
-    assert!(!allows(RESOURCE, &token("affirming", 0), &data).unwrap());
-    assert!(!allows(RESOURCE, &token("affirming", 33), &data).unwrap());
-    assert!(!allows(RESOURCE, &json!({}), &data).unwrap());
-    assert!(!allows(RESOURCE, &json!({"submods": {}}), &data).unwrap());
-    assert!(!allows(RESOURCE, &token("affirming", 3), &json!({"plugin": "other"})).unwrap());
+    assert!(allows(RESOURCE, &token("affirming", 3), "resource").unwrap());
+    assert!(!allows(RESOURCE, &token("warning", 3), "resource").unwrap());
+    assert!(!allows(RESOURCE, &token("contraindicated", 3), "resource").unwrap());
+    assert!(!allows(RESOURCE, &token("affirming", 0), "resource").unwrap());
+    assert!(!allows(RESOURCE, &token("affirming", 33), "resource").unwrap());
+    assert!(!allows(RESOURCE, &json!({}), "resource").unwrap());
+    assert!(!allows(RESOURCE, &json!({"submods": {}}), "resource").unwrap());
+    assert!(!allows(RESOURCE, &token("affirming", 3), "other").unwrap());
+}
+
+#[test]
+fn a_resource_policy_sees_the_token_and_the_request_and_nothing_else() {
+    let query = serde_json::Map::from_iter([("version".to_owned(), json!("2"))]);
+    let of = |body: &str| {
+        let policy = format!("package policy\nimport rego.v1\ndefault allow := false\nallow if {{ {body} }}");
+        Policy::read(Kind::Resource, &policy).unwrap().allows(&json!({"iss": "x"}), request("resource", &query))
+    };
+    for right in [
+        r#"data.plugin == "resource""#,
+        r#"data["resource-path"] == ["a", "b", "c"]"#,
+        r#"data.query == {"version": "2"}"#,
+        r#"input == {"iss": "x"}"#,
+        r#"input.iss == "y" with input.iss as "y""#,
+    ] {
+        assert!(of(right).unwrap(), "{right}");
+    }
+    for wrong in [r#"data.plugin == "other""#, r#"data["resource-path"][0] == "b""#, "input.data", "input.token", "data.token"] {
+        assert!(!of(wrong).unwrap(), "{wrong}");
+    }
+    let twice = "package policy\nimport rego.v1\nallow := true\nallow := false if input.iss";
+    assert!(matches!(allows(twice, &json!({"iss": "x"}), "resource"), Err(PolicyError::Failed(_))));
 }
 
 #[test]
@@ -443,8 +470,8 @@ fn refuses_what_is_not_a_policy() {
 
 #[test]
 fn an_answer_of_another_kind_is_an_error() {
-    assert!(allows("package policy\nallow := \"yes\"", &json!({}), &json!({})).is_err());
-    assert!(allows("package policy\nallow if input.x", &json!({}), &json!({})).is_err());
+    assert!(allows("package policy\nallow := \"yes\"", &json!({}), "resource").is_err());
+    assert!(allows("package policy\nallow if input.x", &json!({}), "resource").is_err());
     assert!(trust_claims("package policy\ntrust_claims := {\"hardware\": \"2\"}", &json!({}), ReferenceValues::new()).is_err());
     assert!(trust_claims("package policy\ntrust_claims := [2]", &json!({}), ReferenceValues::new()).is_err());
 }
@@ -456,7 +483,8 @@ fn an_evaluation_leaves_nothing_for_the_next() {
     assert_eq!(executables(references()), 3);
     assert_eq!(executables(ReferenceValues::new()), 33);
     let policy = Policy::read(Kind::Resource, RESOURCE).unwrap();
-    let of = |plugin| policy.allows(&token("affirming", 3), &json!({"plugin": plugin})).unwrap();
+    let query = serde_json::Map::new();
+    let of = |plugin| policy.allows(&token("affirming", 3), request(plugin, &query)).unwrap();
     assert_eq!([of("resource"), of("other"), of("resource")], [true, false, true]);
 }
 
@@ -467,8 +495,10 @@ fn policies_are_known_by_kind_and_text() {
     let first = policies.get(Kind::Resource, &allow(0)).unwrap();
     assert!(Arc::ptr_eq(&first, &policies.get(Kind::Resource, &allow(0)).unwrap()));
     assert!(!Arc::ptr_eq(&first, &policies.get(Kind::Attestation, &allow(0)).unwrap()));
-    assert!(!first.allows(&json!({}), &json!({})).unwrap());
-    assert!(policies.get(Kind::Resource, &allow(1)).unwrap().allows(&json!({}), &json!({})).unwrap());
+    let query = serde_json::Map::new();
+    let allowed = |policy: Arc<Policy>| policy.allows(&json!({}), request("resource", &query)).unwrap();
+    assert!(!allowed(Arc::clone(&first)));
+    assert!(allowed(policies.get(Kind::Resource, &allow(1)).unwrap()));
     for other in 2..MAX_READ {
         policies.get(Kind::Resource, &allow(other)).unwrap();
     }
@@ -481,7 +511,7 @@ fn policies_are_known_by_kind_and_text() {
 fn a_policy_that_does_not_end_is_stopped() {
     let endless = "package policy\nimport rego.v1\nallow if { some i in numbers.range(1, 3000); some j in numbers.range(1, 3000); some k in numbers.range(1, 3000); i * j * k < 0 }";
     let started = std::time::Instant::now();
-    assert!(allows(endless, &json!({}), &json!({})).is_err());
+    assert!(allows(endless, &json!({}), "resource").is_err());
     assert!(started.elapsed() < TIME_LIMIT * 10);
 }
 
@@ -489,8 +519,9 @@ fn a_policy_that_does_not_end_is_stopped() {
 fn what_a_refused_guest_may_know_is_the_resource_policys_to_say() {
     let told = |rule: &str, kind: &str| {
         let policy = format!("package policy\nimport rego.v1\ndefault allow := false\n{rule}\n");
-        let data = json!({"plugin": "resource", "resource-path": ["a", kind, "c"], "query": {}});
-        Policy::read(Kind::Resource, &policy).unwrap().disclosure(&token("warning", 33), &data).map_err(|e| e.to_string())
+        let query = serde_json::Map::new();
+        let request = Request { plugin: "resource", resource_path: ["a", kind, "c"], query: &query };
+        Policy::read(Kind::Resource, &policy).unwrap().disclosure(&token("warning", 33), request).map_err(|e| e.to_string())
     };
     assert_eq!(told("", "b"), Ok(Disclosure::Names));
     for (rule, expected) in [("nothing", Disclosure::Nothing), ("names", Disclosure::Names), ("values", Disclosure::Values)] {

@@ -7,8 +7,7 @@
 //! **Invariant:** no verdict without both: evidence that verified, and a policy that answered.
 
 use crate::audit::Comparison;
-use crate::rego::{self, Kind, Policies, PolicyError};
-use crate::store::ReferenceValues;
+use crate::rego::{self, Kind, Lookup, Policies, PolicyError};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use kata_cc_evidence::TeeType;
@@ -135,7 +134,7 @@ impl Appraiser {
         &self,
         received: &ToVerify,
         policy: Option<&str>,
-        references: ReferenceValues,
+        references: &Arc<Lookup>,
         collateral: &Collateral,
         now: u64,
         checks: &mut Checks,
@@ -172,7 +171,7 @@ impl Appraiser {
         input.insert(received.tee().as_str().into(), claims.clone());
         let mut input = Value::Object(input);
         let appraised = self.policies.get(Kind::Attestation, policy)?.trust_claims(&input, references)?;
-        let comparisons = rego::comparisons(&appraised.queried, &claims, &input);
+        let comparisons = rego::comparisons(&appraised.queried, references, &claims, &input);
         let vector = serde_json::to_value(&appraised.claims)
             .and_then(TrustVector::deserialize)
             .map_err(|e| PolicyError::Answer { expected: "the eight AR4SI claims with values from -128 to 127", found: e.to_string() })?;

@@ -160,6 +160,15 @@ impl Decision {
         Self { by: Some(administrator.described()), ..Self::new(at, action, true, outcome, "administrator's role") }
     }
 
+    /// The decision to release a resource, now that it is known whether there is one.
+    #[must_use]
+    pub fn of_found(mut self, found: bool) -> Self {
+        if !found {
+            "not-found".clone_into(&mut self.outcome);
+        }
+        self
+    }
+
     /// Where it is kept.
     pub fn class(&self) -> Class {
         match (self.action, self.allowed) {

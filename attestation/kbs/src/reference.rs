@@ -8,12 +8,15 @@
 
 use crate::config;
 use crate::config::{ConfigError, read_bounded};
-use crate::store::{KeptManifest, ReferenceValues};
+use crate::rego::Lookup;
+use crate::store::{KeptManifest, ReferenceValues, Registered};
 use kata_cc_policy::keys::KeyError;
 use kata_cc_policy::reference::{Kind, ManifestError, Validity};
 use kata_cc_policy::{PublicKey, SignedManifest, TrustedKeys, VerifiedManifest};
 use serde_json::Value;
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 const MAX_KEY_FILE: u64 = 16 * 1024;
 
@@ -82,10 +85,10 @@ impl Standing {
 }
 
 /// What one appraisal compares with.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub struct InForce {
     /// Values by id.
-    pub values: ReferenceValues,
+    pub values: Arc<Lookup>,
     /// The manifests they come from, for people.
     pub manifests: Vec<String>,
 }
@@ -161,21 +164,55 @@ impl References {
 
     /// What counts now. Of an id with values from several places, each value counts once; one that was registered as a scalar stays one
     /// while no manifest has that id.
-    pub fn in_force(&self, unsigned: ReferenceValues, manifests: &[KeptManifest], now: u64) -> InForce {
-        let mut all = InForce { values: if self.allow_unsigned { unsigned } else { ReferenceValues::new() }, manifests: Vec::new() };
-        for kept in manifests.iter().filter(|kept| self.standing(kept, now) == Standing::InForce) {
-            all.manifests.push(format!("{} {} (serial {})", kept.name, kept.release, kept.serial));
+    pub fn in_force(&self, registered: &Registered, now: u64) -> InForce {
+        let mut all = if self.allow_unsigned { registered.unsigned.clone() } else { ReferenceValues::new() };
+        let mut manifests = Vec::new();
+        for kept in registered.manifests.iter().filter(|kept| self.standing(kept, now) == Standing::InForce) {
+            manifests.push(format!("{} {} (serial {})", kept.name, kept.release, kept.serial));
             for (id, values) in &kept.values {
-                let list = match all.values.remove(id) {
+                let list = match all.remove(id) {
                     None => values.clone(),
                     Some(Value::Array(before)) => joined(before, values),
                     Some(scalar) => joined(vec![scalar], values),
                 };
-                all.values.insert(id.clone(), Value::Array(list));
+                all.insert(id.clone(), Value::Array(list));
             }
         }
-        all
+        InForce { values: Arc::new(all.into()), manifests }
     }
+}
+
+/// The last answer of [`References::in_force`], for as long as it would be the same.
+#[derive(Debug, Default)]
+pub struct Remembered(Mutex<Option<Last>>);
+
+#[derive(Debug)]
+struct Last {
+    /// Of these. Held, so that no others are ever at their address.
+    registered: Arc<Registered>,
+    /// The times between which no manifest begins or ends to count.
+    during: Range<u64>,
+    in_force: Arc<InForce>,
+}
+
+impl Remembered {
+    /// What counts now of what is registered, under rules that are always the same ones.
+    pub fn in_force(&self, rules: &References, registered: &Arc<Registered>, now: u64) -> Arc<InForce> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = last.as_ref().filter(|last| Arc::ptr_eq(&last.registered, registered) && last.during.contains(&now)) {
+            return Arc::clone(&last.in_force);
+        }
+        let in_force = Arc::new(rules.in_force(registered, now));
+        *last = Some(Last { registered: Arc::clone(registered), during: unchanged(registered, now), in_force: Arc::clone(&in_force) });
+        in_force
+    }
+}
+
+/// The times around now at which the same manifests count.
+fn unchanged(registered: &Registered, now: u64) -> Range<u64> {
+    let turns = registered.manifests.iter().flat_map(|kept| [kept.not_before, kept.expires]);
+    turns
+        .fold(0..u64::MAX, |during, turn| if turn <= now { during.start.max(turn)..during.end } else { during.start..during.end.min(turn) })
 }
 
 fn joined(mut before: Vec<Value>, more: &[Value]) -> Vec<Value> {

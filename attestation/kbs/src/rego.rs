@@ -10,7 +10,7 @@ use crate::store::ReferenceValues;
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -69,8 +69,34 @@ pub enum PolicyError {
 pub struct Appraised {
     /// AR4SI claim names to values.
     pub claims: BTreeMap<String, i64>,
-    /// Ids of reference values the policy asked for, with what there was.
-    pub queried: ReferenceValues,
+    /// Ids of reference values the policy asked for.
+    pub queried: BTreeSet<String>,
+}
+
+/// Reference values as policies look them up: a manifest may list thousands of digests, which are put into the engine's form once.
+#[derive(Debug, Default)]
+pub struct Lookup {
+    values: ReferenceValues,
+    found: BTreeMap<String, Value>,
+}
+
+impl Lookup {
+    /// All of them.
+    pub fn values(&self) -> &ReferenceValues {
+        &self.values
+    }
+
+    /// What a policy finds. Where nothing is registered that is an empty list: in it, nothing is found.
+    fn find(&self, id: &str) -> Value {
+        self.found.get(id).cloned().unwrap_or_else(Value::new_array)
+    }
+}
+
+impl From<ReferenceValues> for Lookup {
+    fn from(values: ReferenceValues) -> Self {
+        let found = values.iter().map(|(id, value)| (id.clone(), Value::from(value.clone()))).collect();
+        Self { values, found }
+    }
 }
 
 /// Which kind of policy.
@@ -157,7 +183,7 @@ impl Policy {
     }
 
     /// Appraises: `data.policy.trust_claims` over the claims, with `query_reference_value(id)`.
-    pub fn trust_claims(&self, input: &serde_json::Value, references: ReferenceValues) -> Result<Appraised, PolicyError> {
+    pub fn trust_claims(&self, input: &serde_json::Value, references: &Arc<Lookup>) -> Result<Appraised, PolicyError> {
         let mut engine = self.engine.clone();
         let queried = add_references(&mut engine, references)?;
         let answer = run(engine, Value::from(input.clone()), TRUST_CLAIMS)?.ok_or_else(|| no_value(TRUST_CLAIMS))?;
@@ -240,14 +266,19 @@ impl Policies {
 
 /// What a policy compared, for the audit log: each reference value it asked for beside the claim that is named like it.
 /// `claims` are the TEE's, `input` is all that the policy saw.
-pub fn comparisons(queried: &ReferenceValues, claims: &serde_json::Value, input: &serde_json::Value) -> Vec<Comparison> {
-    queried
-        .iter()
-        .map(|(id, expected)| {
-            let found = claim_for(id, claims, input);
-            Comparison { claim: id.clone(), expected: shown(expected, &found), found }
-        })
-        .collect()
+pub fn comparisons(
+    queried: &BTreeSet<String>,
+    references: &Lookup,
+    claims: &serde_json::Value,
+    input: &serde_json::Value,
+) -> Vec<Comparison> {
+    let none = serde_json::Value::Array(Vec::new());
+    let compare = |id: &String| {
+        let found = claim_for(id, claims, input);
+        let expected = references.values.get(id).unwrap_or(&none);
+        Comparison { claim: id.clone(), expected: shown(expected, &found), found }
+    };
+    queried.iter().map(compare).collect()
 }
 
 /// A manifest may list thousands of digests, and every decision is kept: of a long list, what was found and some others.
@@ -281,16 +312,15 @@ fn claim_for(id: &str, claims: &serde_json::Value, input: &serde_json::Value) ->
     claims.get(name).cloned().unwrap_or(serde_json::Value::Null)
 }
 
-fn add_references(engine: &mut Engine, references: ReferenceValues) -> Result<Arc<Mutex<ReferenceValues>>, PolicyError> {
-    let queried = Arc::new(Mutex::new(ReferenceValues::new()));
+fn add_references(engine: &mut Engine, references: &Arc<Lookup>) -> Result<Arc<Mutex<BTreeSet<String>>>, PolicyError> {
+    let queried = Arc::new(Mutex::new(BTreeSet::new()));
     let log = Arc::clone(&queried);
-    let references = Arc::new(references);
+    let references = Arc::clone(references);
     let extension = move |arguments: Vec<Value>| -> anyhow::Result<Value> {
         let id = arguments.first().map(Value::as_string).transpose()?.map(ToString::to_string).unwrap_or_default();
-        // Nothing registered is an empty list: in it, nothing is found.
-        let value = references.get(&id).cloned().unwrap_or_else(|| serde_json::Value::Array(Vec::new()));
-        log.lock().unwrap_or_else(PoisonError::into_inner).insert(id, value.clone());
-        Ok(Value::from(value))
+        let value = references.find(&id);
+        log.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        Ok(value)
     };
     engine.add_extension("query_reference_value".into(), 1, Box::new(extension)).map_err(|e| PolicyError::Failed(e.to_string()))?;
     Ok(queried)

@@ -420,7 +420,7 @@ fn everything_is_sealed_with_another_key_while_no_broker_runs() {
     RUNTIME.block_on(async {
         assert_eq!(store.resource(&path("a/b/c")).await.unwrap().unwrap().as_slice(), b"secret");
         let input = store.appraisal_input(PolicyName::Resource).await.unwrap();
-        assert_eq!((input.policy.unwrap().as_str(), input.registered.unsigned.len()), ("policy", 1));
+        assert_eq!((input.policy.as_deref(), input.registered.unsigned.len()), (Some("policy"), 1));
         assert_eq!(input.registered.manifests, [suite::manifest("n", 1, "x")]);
         assert!(matches!(store.take_waiting(&id, 100).await, Err(SessionError::Unknown)));
     });

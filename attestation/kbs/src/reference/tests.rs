@@ -4,7 +4,6 @@ use super::*;
 use kata_cc_policy::reference::{Entry, Manifest, ValuesEntry};
 use kata_cc_policy::{SigningKey, keys::KeyKind};
 use serde_json::json;
-use std::collections::BTreeMap;
 
 fn manifest(name: &str, kind: Kind, values: Value) -> Manifest {
     let values = serde_json::from_value(values).unwrap();
@@ -59,10 +58,11 @@ fn what_was_taken_counts_only_while_it_would_be_taken() {
         (&References::unsigned(), 150, Standing::Signer, Standing::Signer),
     ] {
         assert_eq!((rules.standing(&production, now), rules.standing(&simulation, now)), (of_production, of_simulation), "{rules:?} {now}");
-        let all = rules.in_force(ReferenceValues::new(), &[production.clone(), simulation.clone()], now);
+        let registered = Registered { manifests: vec![production.clone(), simulation.clone()], ..Registered::default() };
+        let all = rules.in_force(&registered, now);
         let expected: Vec<i64> =
             [(of_production, 1), (of_simulation, 2)].into_iter().filter(|(s, _)| *s == Standing::InForce).map(|(_, x)| x).collect();
-        assert_eq!(all.values.get("x").cloned().unwrap_or(json!([])), json!(expected));
+        assert_eq!(all.values.values().get("x").cloned().unwrap_or(json!([])), json!(expected));
         assert_eq!(all.manifests.len(), expected.len());
     }
 }
@@ -77,15 +77,39 @@ fn values_of_several_places_come_together_each_once() {
         ("scalar".to_owned(), json!(1)),
         ("untouched".to_owned(), json!(true)),
     ]);
-    let all = rules.in_force(unsigned.clone(), std::slice::from_ref(&kept), 150).values;
-    assert_eq!(serde_json::to_value(&all).unwrap(), json!({"list": ["a", "b", "c"], "scalar": [1, 2], "own": [1], "untouched": true}));
-    let strict = references(&key).in_force(unsigned, &[kept], 150).values;
+    let registered = Registered { unsigned, manifests: vec![kept] };
+    let all = rules.in_force(&registered, 150).values;
     assert_eq!(
-        serde_json::to_value(&strict).unwrap(),
+        serde_json::to_value(all.values()).unwrap(),
+        json!({"list": ["a", "b", "c"], "scalar": [1, 2], "own": [1], "untouched": true})
+    );
+    let strict = references(&key).in_force(&registered, 150).values;
+    assert_eq!(
+        serde_json::to_value(strict.values()).unwrap(),
         json!({"list": ["b", "c"], "scalar": [2], "own": [1]}),
         "unsigned ones do not count"
     );
-    assert_eq!(References::default().in_force(BTreeMap::from([("x".to_owned(), json!([1]))]), &[], 150), InForce::default());
+    let nothing = References::default().in_force(&registered, 150);
+    assert!(nothing.values.values().is_empty() && nothing.manifests.is_empty());
+}
+
+#[test]
+fn what_counts_is_remembered_until_something_was_registered_or_a_manifest_begins_or_ends_to_count() {
+    let key = SigningKey::generate(KeyKind::P256).unwrap();
+    let rules = references(&key);
+    let with = |value: i64| {
+        let kept = kept(&rules, &manifest("a", Kind::Production, json!({"x": [value]})), &key);
+        Arc::new(Registered { manifests: vec![kept], ..Registered::default() })
+    };
+    let (registered, remembered) = (with(1), Remembered::default());
+    let at = |registered, now| remembered.in_force(&rules, registered, now);
+    let x = |in_force: &InForce| in_force.values.values().get("x").cloned();
+    let first = at(&registered, 100);
+    assert!(Arc::ptr_eq(&first, &at(&registered, 199)));
+    assert_eq!((x(&first), x(&at(&registered, 200)), x(&at(&registered, 99))), (Some(json!([1])), None, None));
+    assert_eq!(x(&at(&registered, 100)), Some(json!([1])), "a clock that was set back");
+    assert_eq!((x(&at(&with(2), 150)), x(&at(&registered, 150))), (Some(json!([2])), Some(json!([1]))));
+    assert_eq!((unchanged(&registered, 50), unchanged(&registered, 150), unchanged(&registered, 200)), (0..100, 100..200, 200..u64::MAX));
 }
 
 #[test]

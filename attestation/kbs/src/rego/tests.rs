@@ -11,16 +11,17 @@ const RESOURCE: &str = include_str!("../../policies/default-resource.rego");
 #[test]
 fn long_lists_are_shown_in_part_with_what_was_found() {
     let long: Vec<_> = (0..100).map(serde_json::Value::from).collect();
-    let queried = ReferenceValues::from([("x".to_owned(), long.into())]);
-    let of = |found: i64| comparisons(&queried, &json!({"x": found}), &json!({}))[0].expected.clone();
+    let (queried, long) = (["x".to_owned()].into(), Lookup::from(ReferenceValues::from([("x".to_owned(), long.into())])));
+    let of = |found: i64| comparisons(&queried, &long, &json!({"x": found}), &json!({}))[0].expected.clone();
     assert_eq!(of(77), json!([77, 0, 1, 2, 3, 4, 5, 6, "and 92 more"]));
     assert_eq!(of(-1), json!([0, 1, 2, 3, 4, 5, 6, 7, "and 92 more"]));
-    let short = ReferenceValues::from([("x".to_owned(), json!([1, 2, 3, 4, 5, 6, 7, 8]))]);
-    assert_eq!(comparisons(&short, &json!({"x": 8}), &json!({}))[0].expected, short["x"]);
+    let short = Lookup::from(ReferenceValues::from([("x".to_owned(), json!([1, 2, 3, 4, 5, 6, 7, 8]))]));
+    assert_eq!(comparisons(&queried, &short, &json!({"x": 8}), &json!({}))[0].expected, short.values["x"]);
+    assert_eq!(comparisons(&queried, &Lookup::default(), &json!({"x": 8}), &json!({}))[0].expected, json!([]));
 }
 
 fn trust_claims(rego: &str, input: &serde_json::Value, references: ReferenceValues) -> Result<Appraised, PolicyError> {
-    Policy::read(Kind::Attestation, rego)?.trust_claims(input, references)
+    Policy::read(Kind::Attestation, rego)?.trust_claims(input, &Arc::new(references.into()))
 }
 
 /// A request for `a/b/c`.
@@ -200,7 +201,7 @@ fn simulated_attestation_still_wants_the_measurement() {
 fn audit_shows_what_was_expected_and_found() {
     let appraised = trust_claims(ATTESTATION, &with("measurement", json!("cc")), references()).unwrap();
     let input = with("measurement", json!("cc"));
-    let shown = comparisons(&appraised.queried, &input["snp"], &input);
+    let shown = comparisons(&appraised.queried, &references().into(), &input["snp"], &input);
     assert!(shown.contains(&Comparison { claim: "init_data".into(), expected: json!(["1d"]), found: json!("1d") }));
     assert!(shown.contains(&Comparison { claim: "snp_launch_measurement".into(), expected: json!(["aa", "bb"]), found: json!("cc") }));
 }
@@ -335,7 +336,7 @@ fn simulated_attestation_still_wants_the_tds_registers() {
 fn audit_shows_what_was_expected_and_found_of_a_td() {
     let input = td_with("/mr_td", json!("ac"));
     let appraised = trust_claims(ATTESTATION, &input, td_references()).unwrap();
-    let shown = comparisons(&appraised.queried, &input["tdx"], &input);
+    let shown = comparisons(&appraised.queried, &td_references().into(), &input["tdx"], &input);
     for (claim, expected, found) in [
         ("mr_td", json!(["aa", "ab"]), json!("ac")),
         ("rtmr_0", json!(["ba"]), json!("ba")),
@@ -348,7 +349,7 @@ fn audit_shows_what_was_expected_and_found_of_a_td() {
     }
     // Of other evidence nothing is shown that is a TD's.
     let queried = trust_claims(ATTESTATION, &genuine(), references()).unwrap().queried;
-    assert!(["mr_td", "mr_seam", "rtmr_0", "tdx_tcb_status"].iter().all(|id| !queried.contains_key(*id)), "{queried:?}");
+    assert!(["mr_td", "mr_seam", "rtmr_0", "tdx_tcb_status"].iter().all(|id| !queried.contains(*id)), "{queried:?}");
 }
 
 fn se_references() -> ReferenceValues {
@@ -479,7 +480,7 @@ fn an_answer_of_another_kind_is_an_error() {
 #[test]
 fn an_evaluation_leaves_nothing_for_the_next() {
     let policy = Policy::read(Kind::Attestation, ATTESTATION).unwrap();
-    let executables = |references| policy.trust_claims(&genuine(), references).unwrap().claims["executables"];
+    let executables = |references| policy.trust_claims(&genuine(), &Arc::new(Lookup::from(references))).unwrap().claims["executables"];
     assert_eq!(executables(references()), 3);
     assert_eq!(executables(ReferenceValues::new()), 33);
     let policy = Policy::read(Kind::Resource, RESOURCE).unwrap();

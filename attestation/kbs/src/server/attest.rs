@@ -40,13 +40,13 @@ pub async fn attest(
     let evidence_sha256 = evidence_digest(received.evidence());
 
     let AppraisalInput { policy, registered } = broker.store.appraisal_input(PolicyName::Attestation(POLICY_ID.into())).await?;
-    let references = broker.references.in_force(registered.unsigned, &registered.manifests, now);
+    let references = broker.in_force.in_force(&broker.references, &registered, now);
     let (received, collateral) = collect(&broker, received, now).await?;
-    let appraiser = broker.appraiser.clone();
+    let (appraiser, values) = (broker.appraiser.clone(), Arc::clone(&references.values));
     let (received, outcome, checks): (ToVerify, Result<Verdict, Refusal>, Checks) = broker
         .evaluate(move || {
             let mut checks = Checks::default();
-            let outcome = appraiser.appraise(&received, policy.as_deref(), references.values, &collateral, now, &mut checks);
+            let outcome = appraiser.appraise(&received, policy.as_deref(), &values, &collateral, now, &mut checks);
             (received, outcome, checks)
         })
         .await?;

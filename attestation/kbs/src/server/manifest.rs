@@ -127,9 +127,9 @@ pub struct Manifests {
 pub async fn list(State(broker): State<Arc<Broker>>, headers: HeaderMap) -> Result<Json<Manifests>, ApiError> {
     broker.require_admin(&headers, Permission::ReadReference, "/kbs/v0/reference-manifest").await?;
     let now = broker.now();
-    let kept = broker.store.registered().await?.manifests;
-    let listed = |kept| Listed { standing: broker.references.standing(&kept, now).as_str(), kept };
-    Ok(Json(Manifests { manifests: kept.into_iter().map(listed).collect() }))
+    let registered = broker.store.registered().await?;
+    let listed = |kept: &KeptManifest| Listed { standing: broker.references.standing(kept, now).as_str(), kept: kept.clone() };
+    Ok(Json(Manifests { manifests: registered.manifests.iter().map(listed).collect() }))
 }
 
 /// `GET reference-manifest/<name>`: the envelope as it was put, for whoever wants to verify it.

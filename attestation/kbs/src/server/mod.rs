@@ -21,7 +21,7 @@ use crate::appraise::Appraiser;
 use crate::audit::{Action, Decision};
 use crate::limit::{Rate, RateLimit};
 use crate::metrics::Metrics;
-use crate::reference::References;
+use crate::reference::{References, Remembered};
 use crate::rego::Policies;
 use crate::store::Store;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -69,6 +69,8 @@ pub struct Broker {
     pub clock: Clock,
     /// Whose reference values count.
     pub references: References,
+    /// Those that count now.
+    pub(crate) in_force: Remembered,
     /// Policies over resources that were read.
     pub(crate) resource_policies: Arc<Policies>,
     auth_rate: RateLimit,
@@ -124,6 +126,7 @@ impl Broker {
             secure: parts.secure,
             clock,
             references: References::default(),
+            in_force: Remembered::default(),
             resource_policies: Arc::default(),
             auth_rate: RateLimit::new(Rate::default()),
             evaluations: Arc::new(Semaphore::new(MAX_EVALUATIONS)),

@@ -10,6 +10,7 @@ use super::error::ApiError;
 use super::manifest;
 use crate::admin::role::Permission;
 use crate::audit::{Action, Decision};
+use crate::rego::Lookup;
 use crate::store::ReferenceValues;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -88,6 +89,7 @@ pub async fn query(State(broker): State<Arc<Broker>>, Path(id): Path<String>, he
     let values = in_force(&broker).await?;
     let shown: String = id.chars().take(MAX_ID).collect();
     values
+        .values()
         .get(&id)
         .cloned()
         .map(Json)
@@ -95,15 +97,15 @@ pub async fn query(State(broker): State<Arc<Broker>>, Path(id): Path<String>, he
 }
 
 /// What an appraisal would compare with now, whether signed or not.
-async fn in_force(broker: &Broker) -> Result<ReferenceValues, ApiError> {
+async fn in_force(broker: &Broker) -> Result<Arc<Lookup>, ApiError> {
     let registered = broker.store.registered().await?;
-    Ok(broker.references.in_force(registered.unsigned, &registered.manifests, broker.now()).values)
+    Ok(Arc::clone(&broker.in_force.in_force(&broker.references, &registered, broker.now()).values))
 }
 
 /// `GET reference-value`: all of them.
 pub async fn list(State(broker): State<Arc<Broker>>, headers: HeaderMap) -> Result<Json<ReferenceValues>, ApiError> {
     broker.require_admin(&headers, Permission::ReadReference, "/kbs/v0/reference-value").await?;
-    Ok(Json(in_force(&broker).await?))
+    Ok(Json(in_force(&broker).await?.values().clone()))
 }
 
 /// `DELETE reference-value/<id>`.

@@ -9,7 +9,6 @@ use crate::admin::role::Permission;
 use crate::admin::{Administrator, bearer};
 use crate::audit::{Action, Comparison, Decision};
 use crate::release::{self, Disclosure};
-use crate::store::PolicyName;
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -52,14 +51,14 @@ async fn try_read(
     let Query(query) = query.map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "InvalidRequest", "malformed query"))?;
     let now = broker.now();
     let token = token(broker, headers, now).await?;
-    let policy = broker.store.policy(PolicyName::Resource).await?;
+    let policy = broker.store.resource_policy().await?;
     let custom = policy.is_some();
-    let rego = policy.unwrap_or_else(|| release::DEFAULT_POLICY.into());
     let query = query.into_iter().map(|(name, value)| (name, value.into())).collect();
     let policies = Arc::clone(&broker.resource_policies);
     let (path, token, decided) = broker
         .evaluate(move || {
-            let decided = release::decide(&policies, &rego, &token, &path, &query);
+            let rego = policy.as_deref().unwrap_or(release::DEFAULT_POLICY);
+            let decided = release::decide(&policies, rego, &token, &path, &query);
             (path, token, decided)
         })
         .await?;
@@ -79,21 +78,14 @@ async fn try_read(
     if let (Err(e), _) | (_, Err(e)) = (&decided.allowed, &decided.disclosure) {
         decision.detail = e.to_string();
     }
-    let secret = if allowed {
-        let found = broker.store.resource(&path).await?;
-        if found.is_none() {
-            "not-found".clone_into(&mut decision.outcome);
-        }
-        found
-    } else {
-        None
-    };
-    broker.record(decision).await?;
     if !decided.allowed? {
+        broker.record(decision).await?;
         // A rule that gives no answer discloses nothing; the audit log has what is wrong with it.
         let detail = release::refusal(&token, &path, decided.disclosure.unwrap_or(Disclosure::Nothing));
         return Err(ApiError::new(StatusCode::FORBIDDEN, "PolicyDeny", detail));
     }
+    let secret = broker.store.release(&path, decision.clone()).await?;
+    decision.of_found(secret.is_some()).log();
     let secret = secret.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "ResourceNotFound", format!("there is no resource {path}")))?;
     let key = token.tee_key().map_err(|e| ApiError::new(StatusCode::UNAUTHORIZED, "TokenInvalid", e.to_string()))?;
     Jwe::seal(&secret, &key).map_err(|e| ApiError::internal("encryption", &e))

@@ -26,6 +26,7 @@ use kata_cc_kbs_protocol::{AttestedSession, AwaitAttest, ResourcePath, SessionId
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// Limits against a careless administrator rather than an attacker: only administrators write.
@@ -90,7 +91,7 @@ pub enum StoreError {
 }
 
 /// Policies the store keeps.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PolicyName {
     /// The one that decides over resources.
     Resource,
@@ -123,9 +124,9 @@ pub struct Registered {
 #[derive(Debug, Default)]
 pub struct AppraisalInput {
     /// The policy, where an administrator has set one.
-    pub policy: Option<String>,
+    pub policy: Option<Arc<str>>,
     /// The reference values.
-    pub registered: Registered,
+    pub registered: Arc<Registered>,
 }
 
 /// Calls the same method of whatever the store is.
@@ -183,6 +184,11 @@ impl Store {
         on!(self.ready())
     }
 
+    /// A secret that may be released, or `None`, once this decision over it is kept: what is not there makes its outcome `not-found`.
+    pub async fn release(&self, path: &ResourcePath, decision: Decision) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        on!(self.release(path, decision))
+    }
+
     /// A secret, or `None`.
     pub async fn resource(&self, path: &ResourcePath) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
         on!(self.resource(path))
@@ -227,13 +233,18 @@ impl Store {
         on!(self.delete_policy(name))
     }
 
+    /// The policy over resources that an administrator has set, or `None`.
+    pub async fn resource_policy(&self) -> Result<Option<Arc<str>>, StoreError> {
+        on!(self.resource_policy())
+    }
+
     /// What an appraisal under this policy is made with.
     pub async fn appraisal_input(&self, policy: PolicyName) -> Result<AppraisalInput, StoreError> {
         on!(self.appraisal_input(policy))
     }
 
     /// All reference values.
-    pub async fn registered(&self) -> Result<Registered, StoreError> {
+    pub async fn registered(&self) -> Result<Arc<Registered>, StoreError> {
         on!(self.registered())
     }
 

@@ -77,6 +77,12 @@ impl Postgres {
         row.map(|row| self.open_sealed(&format!("resource:{path}"), &row, 0)).transpose()
     }
 
+    pub(super) async fn release(&self, path: &ResourcePath, decision: Decision) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        let found = self.resource(path).await?;
+        self.record(decision.of_found(found.is_some())).await?;
+        Ok(found)
+    }
+
     pub(super) async fn put_resource(&self, path: &ResourcePath, value: Bytes) -> Result<bool, StoreError> {
         let path = path.to_string();
         let sealed = self.sealer.seal(&format!("resource:{path}"), &value)?;
@@ -120,6 +126,10 @@ impl Postgres {
         row.map(|row| self.open_policy(&name, &row, 0)).transpose()
     }
 
+    pub(super) async fn resource_policy(&self) -> Result<Option<Arc<str>>, StoreError> {
+        Ok(self.policy(PolicyName::Resource).await?.map(Arc::from))
+    }
+
     fn open_policy(&self, name: &str, row: &Row, column: usize) -> Result<String, StoreError> {
         let rego = self.open_sealed(&format!("policy:{name}"), row, column)?;
         String::from_utf8(rego.to_vec()).map_err(|_| StoreError::Corrupt("policy"))
@@ -143,16 +153,16 @@ impl Postgres {
             UNION ALL SELECT 2, id, sealed FROM kbs_reference_values
             UNION ALL SELECT 3, name, sealed FROM kbs_manifests WHERE sealed IS NOT NULL ORDER BY what, name";
         let rows = self.pool.get().await?.query(sql, &[&name]).await?;
-        let mut input = AppraisalInput::default();
+        let (mut policy, mut registered) = (None, Registered::default());
         for row in &rows {
             let id: String = row.try_get(1)?;
             match row.try_get::<_, i32>(0)? {
-                1 => input.policy = Some(self.open_policy(&name, row, 2)?),
-                2 => _ = input.registered.unsigned.insert(id.clone(), self.open_value(&id, row)?),
-                _ => input.registered.manifests.push(self.open_manifest(&id, row.try_get(2)?)?),
+                1 => policy = Some(self.open_policy(&name, row, 2)?.into()),
+                2 => _ = registered.unsigned.insert(id.clone(), self.open_value(&id, row)?),
+                _ => registered.manifests.push(self.open_manifest(&id, row.try_get(2)?)?),
             }
         }
-        Ok(input)
+        Ok(AppraisalInput { policy, registered: Arc::new(registered) })
     }
 
     fn open_value(&self, id: &str, row: &Row) -> Result<Value, StoreError> {
@@ -164,7 +174,7 @@ impl Postgres {
         KeptManifest::from_text(&self.sealer.open(&format!("manifest:{name}"), sealed)?)
     }
 
-    pub(super) async fn registered(&self) -> Result<Registered, StoreError> {
+    pub(super) async fn registered(&self) -> Result<Arc<Registered>, StoreError> {
         Ok(self.appraisal_input(PolicyName::Resource).await?.registered)
     }
 

@@ -5,17 +5,21 @@
 
 mod audit;
 mod manifest;
+mod queue;
 pub(super) mod rotate;
+mod rules;
 
-use super::audit::{AuditQuery, MAX_BATCH};
+use super::audit::AuditQuery;
 use super::manifest::{KeptManifest, Put};
-use super::{AppraisalInput, MAX_REFERENCE_IDS, MAX_RESOURCES, PolicyName, ReferenceValues, Registered, StoreError};
+use super::{MAX_REFERENCE_IDS, MAX_RESOURCES, PolicyName, ReferenceValues, Registered, StoreError};
 use crate::audit::Decision;
 use crate::config::KeySource;
 use crate::seal::Sealer;
 use crate::session::{SessionError, Sessions};
 use axum::body::Bytes;
 use kata_cc_kbs_protocol::{AttestedSession, AwaitAttest, ResourcePath, SessionId};
+use queue::{Job, Then};
+use rules::Rules;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
 use std::sync::Arc;
@@ -23,8 +27,6 @@ use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
 const SCHEMA_VERSION: i64 = 3;
-/// Work that may wait for the database thread; more makes callers wait, not memory grow.
-const QUEUE: usize = 256;
 
 /// The database. Blocking; owned by one thread.
 #[derive(Debug)]
@@ -196,21 +198,12 @@ fn migrate(sqlite: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What the database thread is asked for.
-enum Job {
-    /// Anything.
-    Work(Box<dyn FnOnce(&mut Db) + Send>),
-    /// To keep a decision.
-    Record(Box<Decision>, Answer),
-}
-
-type Answer = oneshot::Sender<Result<(), StoreError>>;
-
 /// Handle to the database thread. Cheap to clone; the thread ends with the last handle.
 #[derive(Debug, Clone)]
 pub struct Sqlite {
     jobs: mpsc::Sender<Job>,
     sessions: Arc<Sessions>,
+    rules: Arc<Rules>,
 }
 
 impl Sqlite {
@@ -220,37 +213,9 @@ impl Sqlite {
 
     /// Gives the database a thread of its own.
     fn start(mut db: Db) -> Result<Self, std::io::Error> {
-        let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
-        std::thread::Builder::new().name("store".into()).spawn(move || {
-            let mut next = queue.blocking_recv();
-            while let Some(job) = next.take() {
-                match job {
-                    Job::Work(work) => work(&mut db),
-                    Job::Record(decision, answer) => {
-                        let (mut decisions, mut answers) = (vec![*decision], vec![answer]);
-                        // What came meanwhile is written with it: a write to the disk takes as long for many as for one.
-                        while decisions.len() < MAX_BATCH {
-                            match queue.try_recv() {
-                                Ok(Job::Record(decision, answer)) => {
-                                    decisions.push(*decision);
-                                    answers.push(answer);
-                                }
-                                Ok(other) => {
-                                    next = Some(other);
-                                    break;
-                                }
-                                Err(_) => break,
-                            }
-                        }
-                        record(&mut db, &decisions, answers);
-                    }
-                }
-                if next.is_none() {
-                    next = queue.blocking_recv();
-                }
-            }
-        })?;
-        Ok(Self { jobs, sessions: Arc::default() })
+        let (jobs, queue) = mpsc::channel(queue::LENGTH);
+        std::thread::Builder::new().name("store".into()).spawn(move || queue::serve(&mut db, queue))?;
+        Ok(Self { jobs, sessions: Arc::default(), rules: Arc::default() })
     }
 
     /// Runs `work` on the database thread.
@@ -263,11 +228,25 @@ impl Sqlite {
         result.await.map_err(|_| StoreError::Closed)?
     }
 
+    /// Has a decision kept, and whoever waits told.
+    async fn keep<T>(
+        &self,
+        decision: Decision,
+        then: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Then,
+    ) -> Result<T, StoreError> {
+        let (answer, result) = oneshot::channel();
+        self.jobs.send(Job::Keep(Box::new(decision), then(answer))).await.map_err(|_| StoreError::Closed)?;
+        result.await.map_err(|_| StoreError::Closed)?
+    }
+
     /// See [`super::Store`] for this and the following.
     pub(super) async fn record(&self, decision: Decision) -> Result<(), StoreError> {
-        let (answer, result) = oneshot::channel();
-        self.jobs.send(Job::Record(Box::new(decision), answer)).await.map_err(|_| StoreError::Closed)?;
-        result.await.map_err(|_| StoreError::Closed)?
+        self.keep(decision, Then::Tell).await
+    }
+
+    pub(super) async fn release(&self, path: &ResourcePath, decision: Decision) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        let path = path.clone();
+        self.keep(decision, |answer| Then::Release(path, answer)).await
     }
 
     pub(super) async fn ready(&self) -> Result<(), StoreError> {
@@ -306,27 +285,19 @@ impl Sqlite {
     }
 
     pub(super) async fn put_policy(&self, name: PolicyName, rego: String) -> Result<(), StoreError> {
-        self.run(move |db| db.put_policy(&name, &rego)).await
+        self.change(move |db| db.put_policy(&name, &rego)).await
     }
 
     pub(super) async fn delete_policy(&self, name: PolicyName) -> Result<bool, StoreError> {
-        self.run(move |db| db.delete_policy(&name)).await
-    }
-
-    pub(super) async fn appraisal_input(&self, policy: PolicyName) -> Result<AppraisalInput, StoreError> {
-        self.run(move |db| Ok(AppraisalInput { policy: db.policy(&policy)?, registered: db.registered()? })).await
-    }
-
-    pub(super) async fn registered(&self) -> Result<Registered, StoreError> {
-        self.run(|db| db.registered()).await
+        self.change(move |db| db.delete_policy(&name)).await
     }
 
     pub(super) async fn put_reference_values(&self, values: ReferenceValues) -> Result<(), StoreError> {
-        self.run(move |db| db.put_reference_values(&values)).await
+        self.change(move |db| db.put_reference_values(&values)).await
     }
 
     pub(super) async fn delete_reference_value(&self, id: String) -> Result<bool, StoreError> {
-        self.run(move |db| db.delete_reference_value(&id)).await
+        self.change(move |db| db.delete_reference_value(&id)).await
     }
 
     pub(super) async fn manifest_envelope(&self, name: String) -> Result<Option<String>, StoreError> {
@@ -334,11 +305,11 @@ impl Sqlite {
     }
 
     pub(super) async fn put_manifest(&self, kept: KeptManifest, envelope: String, allow_rollback: bool) -> Result<Put, StoreError> {
-        self.run(move |db| db.put_manifest(&kept, &envelope, allow_rollback)).await
+        self.change(move |db| db.put_manifest(&kept, &envelope, allow_rollback)).await
     }
 
     pub(super) async fn delete_manifest(&self, name: String) -> Result<bool, StoreError> {
-        self.run(move |db| db.delete_manifest(&name)).await
+        self.change(move |db| db.delete_manifest(&name)).await
     }
 
     pub(super) async fn decisions(&self, query: AuditQuery) -> Result<Vec<serde_json::Value>, StoreError> {
@@ -364,16 +335,6 @@ impl Sqlite {
 
     pub(super) async fn session_count(&self) -> Result<usize, StoreError> {
         Ok(self.sessions.len())
-    }
-}
-
-/// Keeps decisions together. Where that fails, each by itself: one that cannot be kept must not take others with it, and whoever asked is
-/// told of its own.
-fn record(db: &mut Db, decisions: &[Decision], answers: Vec<Answer>) {
-    let together = db.record(decisions);
-    for (decision, answer) in decisions.iter().zip(answers) {
-        let result = if together.is_ok() { Ok(()) } else { db.record(std::slice::from_ref(decision)) };
-        let _ = answer.send(result);
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) async fn everything(store: &Store) {
     references(store).await;
     manifests(store).await;
     decisions(store).await;
+    releases(store).await;
     sessions(store).await;
 }
 
@@ -59,11 +60,18 @@ async fn policies(store: &Store) {
     store.put_policy(PolicyName::Resource, "two".into()).await.unwrap();
     store.put_policy(attestation(), "three".into()).await.unwrap();
     assert_eq!(store.policy(PolicyName::Resource).await.unwrap().unwrap(), "two");
-    assert_eq!(store.appraisal_input(attestation()).await.unwrap().policy.unwrap(), "three");
+    assert_eq!(store.appraisal_input(attestation()).await.unwrap().policy.as_deref(), Some("three"));
     assert!(store.appraisal_input(PolicyName::Attestation("other".into())).await.unwrap().policy.is_none());
+    assert_eq!(store.resource_policy().await.unwrap().as_deref(), Some("two"));
+    // What decisions rest on is never older than the last change.
+    store.put_policy(PolicyName::Resource, "four".into()).await.unwrap();
+    store.put_policy(attestation(), "five".into()).await.unwrap();
+    assert_eq!(store.resource_policy().await.unwrap().as_deref(), Some("four"));
+    assert_eq!(store.appraisal_input(attestation()).await.unwrap().policy.as_deref(), Some("five"));
     assert!(store.delete_policy(PolicyName::Resource).await.unwrap() && !store.delete_policy(PolicyName::Resource).await.unwrap());
-    assert!(store.policy(PolicyName::Resource).await.unwrap().is_none());
+    assert!(store.policy(PolicyName::Resource).await.unwrap().is_none() && store.resource_policy().await.unwrap().is_none());
     assert!(store.delete_policy(attestation()).await.unwrap());
+    assert!(store.appraisal_input(attestation()).await.unwrap().policy.is_none());
 }
 
 async fn references(store: &Store) {
@@ -143,6 +151,15 @@ async fn decisions(store: &Store) {
     assert_eq!(at(find(AuditQuery { id: Some(id), ..AuditQuery::default() }).await), [20]);
     assert_eq!(at(find(AuditQuery { before: Some(id), ..AuditQuery::default() }).await), [10]);
     assert_eq!(store.decisions(AuditQuery { limit: 2, ..AuditQuery::default() }).await.unwrap().len(), 2);
+}
+
+async fn releases(store: &Store) {
+    let release = |at| Decision::new(at, Action::ReadResource, true, "released", "r");
+    assert!(store.release(&path("r/t/none"), release(1000)).await.unwrap().is_none());
+    store.put_resource(&path("r/t/one"), "one".into()).await.unwrap();
+    assert_eq!(store.release(&path("r/t/one"), release(1001)).await.unwrap().unwrap().as_slice(), b"one");
+    let kept = store.decisions(AuditQuery { limit: 10, since: Some(1000), ..AuditQuery::default() }).await.unwrap();
+    assert_eq!(kept.iter().map(|decision| &decision["outcome"]).collect::<Vec<_>>(), ["released", "not-found"]);
 }
 
 fn challenged(now: u64) -> (AwaitAttest, Challenge) {

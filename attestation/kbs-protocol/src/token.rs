@@ -161,6 +161,16 @@ impl TokenSigner {
         let signature = self.pair.sign(&SystemRandom::new(), signed.as_bytes()).map_err(|_| RandomError)?;
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
+
+    /// Signs claims; the result is the token, and what verifying it would give.
+    ///
+    /// # Errors
+    /// As [`Self::sign`].
+    pub fn issue(&self, ear: Ear) -> Result<(String, VerifiedToken), TokenError> {
+        let token = self.sign(&ear)?;
+        let claims = serde_json::to_value(&ear).map_err(|_| TokenError::Malformed { what: "claims do not serialise" })?;
+        Ok((token, VerifiedToken { claims, ear }))
+    }
 }
 
 impl std::fmt::Debug for TokenSigner {
@@ -201,7 +211,8 @@ pub struct TokenVerifier {
     keys: Vec<EncodedPoint>,
 }
 
-/// Proof that a token was signed by a trusted key and is in its time. Private fields: only [`TokenVerifier::verify`] makes it.
+/// Proof that a token was signed by a trusted key and was in its time. Private fields: only [`TokenVerifier::verify`] makes it, and
+/// [`TokenSigner::issue`].
 #[derive(Clone, Debug)]
 pub struct VerifiedToken {
     claims: Value,
@@ -256,17 +267,27 @@ impl TokenVerifier {
         }
         let claims: Value = parse_part(payload, "claims")?;
         let ear = Ear::deserialize(&claims).map_err(|_| TokenError::Malformed { what: "claims are not those of an EAR" })?;
-        if now >= ear.exp {
-            return Err(TokenError::Expired { expired_at: ear.exp, now });
-        }
-        if ear.iat > now.saturating_add(CLOCK_SKEW) {
-            return Err(TokenError::NotYetValid { issued_at: ear.iat, now });
-        }
-        Ok(VerifiedToken { claims, ear })
+        let verified = VerifiedToken { claims, ear };
+        verified.check_time(now)?;
+        Ok(verified)
     }
 }
 
 impl VerifiedToken {
+    /// Whether it is in its time now.
+    ///
+    /// # Errors
+    /// When it expired, or is from the future.
+    pub fn check_time(&self, now: u64) -> Result<(), TokenError> {
+        if now >= self.ear.exp {
+            return Err(TokenError::Expired { expired_at: self.ear.exp, now });
+        }
+        if self.ear.iat > now.saturating_add(CLOCK_SKEW) {
+            return Err(TokenError::NotYetValid { issued_at: self.ear.iat, now });
+        }
+        Ok(())
+    }
+
     /// All claims as they are in the token: the input of a resource policy.
     #[must_use]
     pub fn claims(&self) -> &Value {

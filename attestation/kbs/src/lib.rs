@@ -29,3 +29,4 @@ pub mod session;
 pub mod store;
 pub mod tls;
 pub mod token_key;
+pub mod tokens;

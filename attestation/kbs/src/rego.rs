@@ -12,13 +12,18 @@ use regorus::{Engine, Value};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest policy an administrator may set.
 pub const MAX_POLICY: usize = 256 * 1024;
 const TIME_LIMIT: Duration = Duration::from_secs(2);
 const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(64).expect("64 is not zero");
+/// An answer that takes longer is not waited for on a thread that serves others.
+const QUICK: Duration = Duration::from_millis(2);
+/// So many answers after one that took longer are not either.
+const WARY: u32 = 100;
 /// Policies kept read. In force are two; an administrator who tries others must not push those out at once.
 const MAX_READ: usize = 8;
 /// Most values of one reference value that the audit log shows.
@@ -153,6 +158,8 @@ pub struct Policy {
     engine: Engine,
     /// Whether it says what a guest that is refused may know.
     discloses: bool,
+    /// For how many more answers it is not taken for quick.
+    wary: AtomicU32,
 }
 
 impl Policy {
@@ -179,7 +186,7 @@ impl Policy {
             return Err(PolicyError::Invalid(format!("it does not define {rule}")));
         }
         let discloses = kind == Kind::Resource && has(DISCLOSE);
-        Ok(Self { engine, discloses })
+        Ok(Self { engine, discloses, wary: AtomicU32::new(0) })
     }
 
     /// Appraises: `data.policy.trust_claims` over the claims, with `query_reference_value(id)`.
@@ -194,7 +201,7 @@ impl Policy {
     }
 
     /// Decides: `data.policy.allow` over a token's claims and the request.
-    pub fn allows(&self, token: &serde_json::Value, request: Request<'_>) -> Result<bool, PolicyError> {
+    pub fn allows(&self, token: &Value, request: Request<'_>) -> Result<bool, PolicyError> {
         match self.ask(Question::Allow, token, request)?.ok_or_else(|| no_value(ALLOW))? {
             serde_json::Value::Bool(answer) => Ok(answer),
             other => Err(PolicyError::Answer { expected: "true or false", found: brief(&other) }),
@@ -202,7 +209,7 @@ impl Policy {
     }
 
     /// What a guest that is refused may know: `data.policy.disclose`, or the default where the policy has no such rule.
-    pub fn disclosure(&self, token: &serde_json::Value, request: Request<'_>) -> Result<Disclosure, PolicyError> {
+    pub fn disclosure(&self, token: &Value, request: Request<'_>) -> Result<Disclosure, PolicyError> {
         if !self.discloses {
             return Ok(Disclosure::default());
         }
@@ -212,9 +219,24 @@ impl Policy {
             .map_err(|_| PolicyError::Answer { expected: "\"nothing\", \"names\" or \"values\" for data.policy.disclose", found })
     }
 
-    fn ask(&self, question: Question, token: &serde_json::Value, request: Request<'_>) -> Result<Option<serde_json::Value>, PolicyError> {
-        let input = serde_json::json!({"token": token, "data": request});
-        run(self.engine.clone(), Value::from(input), question.rule())
+    /// Whether it lately answered so quickly that going to another thread for it would take longer.
+    pub fn is_quick(&self) -> bool {
+        self.wary.load(Ordering::Relaxed) == 0
+    }
+
+    fn took(&self, time: Duration) {
+        let wary = |wary: u32| Some(if time > QUICK { WARY } else { wary.saturating_sub(1) });
+        // Always changes it, so never fails.
+        let _ = self.wary.fetch_update(Ordering::Relaxed, Ordering::Relaxed, wary);
+    }
+
+    fn ask(&self, question: Question, token: &Value, request: Request<'_>) -> Result<Option<serde_json::Value>, PolicyError> {
+        let request = Value::from(serde_json::json!(request));
+        let input = BTreeMap::from([(Value::from("token"), token.clone()), (Value::from("data"), request)]);
+        let start = Instant::now();
+        let answer = run(self.engine.clone(), Value::from(input), question.rule());
+        self.took(start.elapsed());
+        answer
     }
 }
 
@@ -243,6 +265,11 @@ pub struct Policies {
 }
 
 impl Policies {
+    /// The policy with this text, if it was read and is quick.
+    pub fn quick(&self, kind: Kind, rego: &str) -> Option<Arc<Policy>> {
+        self.find(kind, rego).filter(|policy| policy.is_quick())
+    }
+
     /// The policy with this text.
     pub fn get(&self, kind: Kind, rego: &str) -> Result<Arc<Policy>, PolicyError> {
         if let Some(policy) = self.find(kind, rego) {

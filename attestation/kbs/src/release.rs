@@ -1,8 +1,9 @@
 //! Whether a secret may go to a guest: the resource policy over its token.
 //!
-//! **Invariant:** only a [`VerifiedToken`] is ever judged, and only the policy's literal `true` is a yes.
+//! **Invariant:** only a token that was verified is ever judged, and only the policy's literal `true` is a yes.
 
-use crate::rego::{Kind, Policies, PolicyError, Request};
+use crate::rego::{Policy, PolicyError, Request};
+use crate::tokens::Shown;
 use kata_cc_kbs_protocol::ear::Status;
 use kata_cc_kbs_protocol::{ResourcePath, VerifiedToken};
 use serde::Deserialize;
@@ -33,21 +34,11 @@ pub struct Decided {
 }
 
 /// Runs the policy.
-pub fn decide(
-    policies: &Policies,
-    rego: &str,
-    token: &VerifiedToken,
-    path: &ResourcePath,
-    query: &serde_json::Map<String, serde_json::Value>,
-) -> Decided {
+pub fn decide(policy: &Policy, token: &Shown, path: &ResourcePath, query: &serde_json::Map<String, serde_json::Value>) -> Decided {
     let request = Request { plugin: "resource", resource_path: [path.repository(), path.kind(), path.tag()], query };
-    let policy = match policies.get(Kind::Resource, rego) {
-        Ok(policy) => policy,
-        Err(error) => return Decided { allowed: Err(error), disclosure: Ok(Disclosure::Nothing) },
-    };
-    let allowed = policy.allows(token.claims(), request);
+    let allowed = policy.allows(token.policy_input(), request);
     // Of a yes nothing is disclosed.
-    let disclosure = if matches!(allowed, Ok(true)) { Ok(Disclosure::Nothing) } else { policy.disclosure(token.claims(), request) };
+    let disclosure = if matches!(allowed, Ok(true)) { Ok(Disclosure::Nothing) } else { policy.disclosure(token.policy_input(), request) };
     Decided { allowed, disclosure }
 }
 

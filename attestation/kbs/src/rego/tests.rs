@@ -30,7 +30,7 @@ fn request<'a>(plugin: &'a str, query: &'a serde_json::Map<String, serde_json::V
 }
 
 fn allows(rego: &str, token: &serde_json::Value, plugin: &str) -> Result<bool, PolicyError> {
-    Policy::read(Kind::Resource, rego)?.allows(token, request(plugin, &serde_json::Map::new()))
+    Policy::read(Kind::Resource, rego)?.allows(&token.clone().into(), request(plugin, &serde_json::Map::new()))
 }
 
 fn check(kind: Kind, rego: &str) -> Result<(), PolicyError> {
@@ -439,7 +439,7 @@ fn a_resource_policy_sees_the_token_and_the_request_and_nothing_else() {
     let query = serde_json::Map::from_iter([("version".to_owned(), json!("2"))]);
     let of = |body: &str| {
         let policy = format!("package policy\nimport rego.v1\ndefault allow := false\nallow if {{ {body} }}");
-        Policy::read(Kind::Resource, &policy).unwrap().allows(&json!({"iss": "x"}), request("resource", &query))
+        Policy::read(Kind::Resource, &policy).unwrap().allows(&json!({"iss": "x"}).into(), request("resource", &query))
     };
     for right in [
         r#"data.plugin == "resource""#,
@@ -485,7 +485,7 @@ fn an_evaluation_leaves_nothing_for_the_next() {
     assert_eq!(executables(ReferenceValues::new()), 33);
     let policy = Policy::read(Kind::Resource, RESOURCE).unwrap();
     let query = serde_json::Map::new();
-    let of = |plugin| policy.allows(&token("affirming", 3), request(plugin, &query)).unwrap();
+    let of = |plugin| policy.allows(&token("affirming", 3).into(), request(plugin, &query)).unwrap();
     assert_eq!([of("resource"), of("other"), of("resource")], [true, false, true]);
 }
 
@@ -497,7 +497,7 @@ fn policies_are_known_by_kind_and_text() {
     assert!(Arc::ptr_eq(&first, &policies.get(Kind::Resource, &allow(0)).unwrap()));
     assert!(!Arc::ptr_eq(&first, &policies.get(Kind::Attestation, &allow(0)).unwrap()));
     let query = serde_json::Map::new();
-    let allowed = |policy: Arc<Policy>| policy.allows(&json!({}), request("resource", &query)).unwrap();
+    let allowed = |policy: Arc<Policy>| policy.allows(&Value::new_object(), request("resource", &query)).unwrap();
     assert!(!allowed(Arc::clone(&first)));
     assert!(allowed(policies.get(Kind::Resource, &allow(1)).unwrap()));
     for other in 2..MAX_READ {
@@ -506,6 +506,23 @@ fn policies_are_known_by_kind_and_text() {
     assert!(!Arc::ptr_eq(&first, &policies.get(Kind::Resource, &allow(0)).unwrap()), "the one used longest ago goes first");
     assert_eq!(policies.read.lock().unwrap().len(), MAX_READ);
     assert!(policies.get(Kind::Resource, "package policy").is_err());
+}
+
+#[test]
+fn a_policy_that_took_long_is_not_taken_for_quick_for_a_while() {
+    let policies = Policies::default();
+    assert!(policies.quick(Kind::Resource, RESOURCE).is_none(), "reading it takes long");
+    let policy = policies.get(Kind::Resource, RESOURCE).unwrap();
+    assert!(policies.quick(Kind::Resource, RESOURCE).is_some());
+    policy.took(QUICK * 2);
+    (1..WARY).for_each(|_| policy.took(Duration::ZERO));
+    assert!(policies.quick(Kind::Resource, RESOURCE).is_none());
+    policy.took(Duration::ZERO);
+    assert!(policies.quick(Kind::Resource, RESOURCE).is_some());
+    let slow = "package policy\nimport rego.v1\nallow if { some i in numbers.range(1, 3000); some j in numbers.range(1, 3000); i * j < 0 }";
+    let policy = policies.get(Kind::Resource, slow).unwrap();
+    let _ = policy.allows(&Value::new_object(), request("resource", &serde_json::Map::new()));
+    assert!(!policy.is_quick());
 }
 
 #[test]
@@ -522,7 +539,7 @@ fn what_a_refused_guest_may_know_is_the_resource_policys_to_say() {
         let policy = format!("package policy\nimport rego.v1\ndefault allow := false\n{rule}\n");
         let query = serde_json::Map::new();
         let request = Request { plugin: "resource", resource_path: ["a", kind, "c"], query: &query };
-        Policy::read(Kind::Resource, &policy).unwrap().disclosure(&token("warning", 33), request).map_err(|e| e.to_string())
+        Policy::read(Kind::Resource, &policy).unwrap().disclosure(&token("warning", 33).into(), request).map_err(|e| e.to_string())
     };
     assert_eq!(told("", "b"), Ok(Disclosure::Names));
     for (rule, expected) in [("nothing", Disclosure::Nothing), ("names", Disclosure::Names), ("values", Disclosure::Values)] {

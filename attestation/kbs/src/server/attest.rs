@@ -104,7 +104,7 @@ pub async fn attest(
         verifier_id: VerifierId { developer: "kata-cc".into(), build: concat!("kata-cc-kbs ", env!("CARGO_PKG_VERSION")).into() },
         submods: BTreeMap::from([("cpu0".to_owned(), verdict.appraisal)]),
     };
-    let token = broker.signer.sign(&ear).map_err(|e| ApiError::internal("token", &e))?;
+    let token = broker.tokens.issue(ear).map_err(|e| ApiError::internal("token", &e))?;
     if token.len() > MAX_TOKEN {
         // Nobody would accept it, and it would be kept until it expires.
         let detail =

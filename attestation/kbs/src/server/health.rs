@@ -31,5 +31,5 @@ pub async fn metrics(State(broker): State<Arc<Broker>>) -> impl IntoResponse {
 
 /// The key that tokens are verified with (RFC 7517).
 pub async fn jwks(State(broker): State<Arc<Broker>>) -> Json<Value> {
-    Json(json!({"keys": [broker.signer.public_jwk()]}))
+    Json(json!({"keys": [broker.tokens.signer().public_jwk()]}))
 }

@@ -24,10 +24,11 @@ use crate::metrics::Metrics;
 use crate::reference::{References, Remembered};
 use crate::rego::Policies;
 use crate::store::Store;
+use crate::tokens::Tokens;
 use axum::http::{HeaderMap, StatusCode, header};
 use error::ApiError;
 use kata_cc_collateral::Collector;
-use kata_cc_kbs_protocol::{SessionId, TokenSigner, TokenVerifier};
+use kata_cc_kbs_protocol::{SessionId, TokenSigner};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,10 +54,8 @@ pub struct Broker {
     pub appraiser: Appraiser,
     /// What evidence does not bring.
     pub collector: Collector,
-    /// Signs tokens.
-    pub signer: TokenSigner,
-    /// Knows the tokens it signed.
-    pub verifier: TokenVerifier,
+    /// Tokens of this broker and those that share its store.
+    pub tokens: Tokens,
     /// Lifetime of a session from `/auth` on.
     pub session_lifetime: Duration,
     /// Lifetime of a token.
@@ -96,7 +95,7 @@ pub struct Parts {
     pub appraiser: Appraiser,
     /// See [`Broker::collector`].
     pub collector: Collector,
-    /// See [`Broker::signer`].
+    /// Signs tokens.
     pub signer: TokenSigner,
     /// See [`Broker::session_lifetime`].
     pub session_lifetime: Duration,
@@ -111,15 +110,13 @@ pub struct Parts {
 impl Broker {
     /// A broker that trusts the tokens of its own signer and no others.
     pub fn new(parts: Parts, clock: Clock) -> Result<Self, kata_cc_kbs_protocol::TokenError> {
-        let verifier = TokenVerifier::new([&parts.signer.public_jwk()])?;
         Ok(Self {
             store: parts.store,
             admins: parts.admins,
             metrics: Metrics::default(),
             appraiser: parts.appraiser,
             collector: parts.collector,
-            signer: parts.signer,
-            verifier,
+            tokens: Tokens::of(parts.signer)?,
             session_lifetime: parts.session_lifetime,
             token_lifetime: parts.token_lifetime,
             issuer: parts.issuer,

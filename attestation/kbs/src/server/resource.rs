@@ -8,13 +8,15 @@ use super::{Broker, session_id, text};
 use crate::admin::role::Permission;
 use crate::admin::{Administrator, bearer};
 use crate::audit::{Action, Comparison, Decision};
-use crate::release::{self, Disclosure};
+use crate::rego::{Kind, Policy};
+use crate::release::{self, Decided, Disclosure};
+use crate::tokens::Shown;
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use kata_cc_kbs_protocol::ResourcePath;
 use kata_cc_kbs_protocol::jwe::Jwe;
-use kata_cc_kbs_protocol::{ResourcePath, VerifiedToken};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,20 +56,15 @@ async fn try_read(
     let policy = broker.store.resource_policy().await?;
     let custom = policy.is_some();
     let query = query.into_iter().map(|(name, value)| (name, value.into())).collect();
-    let policies = Arc::clone(&broker.resource_policies);
-    let (path, token, decided) = broker
-        .evaluate(move || {
-            let rego = policy.as_deref().unwrap_or(release::DEFAULT_POLICY);
-            let decided = release::decide(&policies, rego, &token, &path, &query);
-            (path, token, decided)
-        })
-        .await?;
+    let request = Arc::new(Asked { token, path, query });
+    let decided = decide(broker, policy, &request).await?;
+    let Asked { token, path, .. } = &*request;
 
     let allowed = matches!(decided.allowed, Ok(true));
     let rule = if custom { "resource policy set by an administrator" } else { "default resource policy" };
     let mut decision = Decision::new(now, Action::ReadResource, allowed, if allowed { "released" } else { "denied" }, rule);
     decision.subject = Some(path.to_string());
-    for (submod, appraisal) in &token.ear().submods {
+    for (submod, appraisal) in &token.token().ear().submods {
         decision.comparisons.push(Comparison {
             claim: format!("{submod}/ear.status"),
             expected: "affirming".into(),
@@ -81,14 +78,39 @@ async fn try_read(
     if !decided.allowed? {
         broker.record(decision).await?;
         // A rule that gives no answer discloses nothing; the audit log has what is wrong with it.
-        let detail = release::refusal(&token, &path, decided.disclosure.unwrap_or(Disclosure::Nothing));
+        let detail = release::refusal(token.token(), path, decided.disclosure.unwrap_or(Disclosure::Nothing));
         return Err(ApiError::new(StatusCode::FORBIDDEN, "PolicyDeny", detail));
     }
-    let secret = broker.store.release(&path, decision.clone()).await?;
+    let secret = broker.store.release(path, decision.clone()).await?;
     decision.of_found(secret.is_some()).log();
     let secret = secret.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "ResourceNotFound", format!("there is no resource {path}")))?;
     let key = token.tee_key().map_err(|e| ApiError::new(StatusCode::UNAUTHORIZED, "TokenInvalid", e.to_string()))?;
-    Jwe::seal(&secret, &key).map_err(|e| ApiError::internal("encryption", &e))
+    Jwe::seal(&secret, key).map_err(|e| ApiError::internal("encryption", &e))
+}
+
+/// What a guest asks for.
+struct Asked {
+    token: Arc<Shown>,
+    path: ResourcePath,
+    query: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Asks the policy: here where it is known to be quick, on another thread where not.
+async fn decide(broker: &Broker, policy: Option<Arc<str>>, request: &Arc<Asked>) -> Result<Decided, ApiError> {
+    fn text(policy: &Option<Arc<str>>) -> &str {
+        policy.as_deref().unwrap_or(release::DEFAULT_POLICY)
+    }
+    let ask = |policy: &Policy, request: &Asked| release::decide(policy, &request.token, &request.path, &request.query);
+    if let Some(policy) = broker.resource_policies.quick(Kind::Resource, text(&policy)) {
+        return Ok(ask(&policy, request));
+    }
+    let (policies, request) = (Arc::clone(&broker.resource_policies), Arc::clone(request));
+    broker
+        .evaluate(move || match policies.get(Kind::Resource, text(&policy)) {
+            Ok(policy) => ask(&policy, &request),
+            Err(error) => Decided { allowed: Err(error), disclosure: Ok(Disclosure::Nothing) },
+        })
+        .await
 }
 
 /// Stores a secret.
@@ -141,7 +163,7 @@ fn resource_path(segments: Segments) -> Result<ResourcePath, ApiError> {
 }
 
 /// The token a request rests on: of its session, or else the bearer's. Verified in both cases.
-async fn token(broker: &Broker, headers: &HeaderMap, now: u64) -> Result<VerifiedToken, ApiError> {
+async fn token(broker: &Broker, headers: &HeaderMap, now: u64) -> Result<Arc<Shown>, ApiError> {
     let of_session = match session_id(headers) {
         Some(id) => broker.store.session_token(&id, now).await?,
         None => None,
@@ -154,5 +176,5 @@ async fn token(broker: &Broker, headers: &HeaderMap, now: u64) -> Result<Verifie
             "attest first: neither a live session nor an attestation token was given",
         )
     })?;
-    broker.verifier.verify(&token, now).map_err(|e| ApiError::new(StatusCode::UNAUTHORIZED, "TokenInvalid", e.to_string()))
+    broker.tokens.verify(&token, now).map_err(|e| ApiError::new(StatusCode::UNAUTHORIZED, "TokenInvalid", e.to_string()))
 }

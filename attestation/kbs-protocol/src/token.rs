@@ -267,25 +267,32 @@ impl TokenVerifier {
         }
         let claims: Value = parse_part(payload, "claims")?;
         let ear = Ear::deserialize(&claims).map_err(|_| TokenError::Malformed { what: "claims are not those of an EAR" })?;
-        let verified = VerifiedToken { claims, ear };
-        verified.check_time(now)?;
-        Ok(verified)
+        ear.check_time(now)?;
+        Ok(VerifiedToken { claims, ear })
     }
 }
 
-impl VerifiedToken {
-    /// Whether it is in its time now.
+impl Ear {
+    /// Whether a token of these claims is in its time now.
     ///
     /// # Errors
     /// When it expired, or is from the future.
     pub fn check_time(&self, now: u64) -> Result<(), TokenError> {
-        if now >= self.ear.exp {
-            return Err(TokenError::Expired { expired_at: self.ear.exp, now });
+        if now >= self.exp {
+            return Err(TokenError::Expired { expired_at: self.exp, now });
         }
-        if self.ear.iat > now.saturating_add(CLOCK_SKEW) {
-            return Err(TokenError::NotYetValid { issued_at: self.ear.iat, now });
+        if self.iat > now.saturating_add(CLOCK_SKEW) {
+            return Err(TokenError::NotYetValid { issued_at: self.iat, now });
         }
         Ok(())
+    }
+}
+
+impl VerifiedToken {
+    /// All claims, and those we know, typed.
+    #[must_use]
+    pub fn into_parts(self) -> (Value, Ear) {
+        (self.claims, self.ear)
     }
 
     /// All claims as they are in the token: the input of a resource policy.

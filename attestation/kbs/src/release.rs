@@ -5,7 +5,7 @@
 use crate::rego::{Policy, PolicyError, Request};
 use crate::tokens::Shown;
 use kata_cc_kbs_protocol::ear::Status;
-use kata_cc_kbs_protocol::{ResourcePath, VerifiedToken};
+use kata_cc_kbs_protocol::{Ear, ResourcePath};
 use serde::Deserialize;
 
 /// The policy in force while no administrator has set another.
@@ -43,10 +43,10 @@ pub fn decide(policy: &Policy, token: &Shown, path: &ResourcePath, query: &serde
 }
 
 /// What a guest is told of a refusal. Never what was expected of the evidence.
-pub fn refusal(token: &VerifiedToken, path: &ResourcePath, disclosure: Disclosure) -> String {
+pub fn refusal(ear: &Ear, path: &ResourcePath, disclosure: Disclosure) -> String {
     let failing = match disclosure {
         Disclosure::Nothing => Vec::new(),
-        Disclosure::Names | Disclosure::Values => failing_claims(token, disclosure == Disclosure::Values),
+        Disclosure::Names | Disclosure::Values => failing_claims(ear, disclosure == Disclosure::Values),
     };
     if failing.is_empty() {
         format!("the resource policy does not allow {path}")
@@ -55,9 +55,9 @@ pub fn refusal(token: &VerifiedToken, path: &ResourcePath, disclosure: Disclosur
     }
 }
 
-fn failing_claims(token: &VerifiedToken, values: bool) -> Vec<String> {
+fn failing_claims(ear: &Ear, values: bool) -> Vec<String> {
     let mut names = Vec::new();
-    for (submod, appraisal) in &token.ear().submods {
+    for (submod, appraisal) in &ear.submods {
         for (name, value) in appraisal.trust_vector.claims() {
             let tier = Status::of_claim(value);
             if tier > Status::Affirming {

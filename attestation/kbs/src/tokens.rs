@@ -9,20 +9,20 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Most bytes of tokens that are known. A token has some 6 KiB, and takes several times that in its other forms.
-const MAX_KNOWN: usize = 1024 * 1024;
+const MAX_KNOWN: usize = 256 * 1024;
 
 /// A token that was verified, and what policies see of it.
 #[derive(Debug)]
 pub struct Shown {
-    token: VerifiedToken,
+    ear: Ear,
     policy_input: regorus::Value,
     tee_key: Result<TeePublicKey, TokenError>,
 }
 
 impl Shown {
-    /// The token.
-    pub fn token(&self) -> &VerifiedToken {
-        &self.token
+    /// The claims we know, typed. The evidence is in [`Self::policy_input`] alone.
+    pub fn ear(&self) -> &Ear {
+        &self.ear
     }
 
     /// Its claims in the form of the policy engine. Cheap to clone.
@@ -41,7 +41,11 @@ impl Shown {
 
 impl From<VerifiedToken> for Shown {
     fn from(token: VerifiedToken) -> Self {
-        Self { policy_input: regorus::Value::from(token.claims().clone()), tee_key: token.tee_key(), token }
+        let tee_key = token.tee_key();
+        let (claims, mut ear) = token.into_parts();
+        // It is most of a token, and would be kept twice.
+        ear.submods.values_mut().for_each(|appraisal| appraisal.annotated_evidence = serde_json::Value::Null);
+        Self { policy_input: claims.into(), tee_key, ear }
     }
 }
 
@@ -114,7 +118,7 @@ impl Tokens {
     pub fn verify(&self, text: &str, now: u64) -> Result<Arc<Shown>, TokenError> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).by_text.get(text).cloned();
         match known {
-            Some(shown) => shown.token.check_time(now).map(|()| shown),
+            Some(shown) => shown.ear.check_time(now).map(|()| shown),
             None => Ok(self.remember(text, self.verifier.verify(text, now)?)),
         }
     }
@@ -158,7 +162,7 @@ mod tests {
         assert!(matches!(tokens.verify(&text, NOW - 61), Err(TokenError::NotYetValid { .. })));
         // What is known says the same as what is verified.
         let verified = tokens.verifier.verify(&text, NOW).unwrap();
-        assert_eq!((shown.token().claims(), shown.token().ear()), (verified.claims(), verified.ear()));
+        assert_eq!((shown.policy_input(), shown.ear()), (&regorus::Value::from(verified.claims().clone()), verified.ear()));
         assert_eq!(shown.policy_input()["iss"], regorus::Value::from("a"));
         for changed in [format!("{text}A"), text.replacen('.', "..", 1), text[..text.len() - 1].to_owned()] {
             assert!(tokens.verify(&changed, NOW).is_err());
@@ -181,7 +185,7 @@ mod tests {
     #[test]
     fn the_oldest_are_forgotten_and_verified_anew() {
         let tokens = Tokens::of(TokenSigner::generate().unwrap()).unwrap();
-        let long = "x".repeat(60 * 1024);
+        let long = "x".repeat(15 * 1024);
         let texts: Vec<String> = (0..16).map(|i| tokens.issue(ear(&format!("{i}{long}"))).unwrap()).collect();
         let fit = MAX_KNOWN / texts[0].len();
         assert!(fit < texts.len());

@@ -97,11 +97,7 @@ impl Broker {
 
     /// CPU time it has used so far, in all its threads.
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(self.proc("stat"))?;
-        // The second field is the program's name in parentheses; utime and stime are the 14th and 15th.
-        let (_, rest) = stat.rsplit_once(')').context("/proc/PID/stat has no name")?;
-        let ticks = rest.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-        Ok(Duration::from_secs_f64(ticks as f64 / TICKS))
+        cpu_of(self.child.id())
     }
 
     /// Resident memory, in KiB.
@@ -114,6 +110,15 @@ impl Broker {
     fn proc(&self, file: &str) -> PathBuf {
         Path::new("/proc").join(self.child.id().to_string()).join(file)
     }
+}
+
+/// CPU time that a process has used so far, in all its threads.
+pub(crate) fn cpu_of(pid: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field is the program's name in parentheses; utime and stime are the 14th and 15th.
+    let (_, rest) = stat.rsplit_once(')').context("/proc/PID/stat has no name")?;
+    let ticks = rest.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(Duration::from_secs_f64(ticks as f64 / TICKS))
 }
 
 impl Drop for Broker {

@@ -9,6 +9,7 @@
 
 mod broker;
 mod connection;
+mod driver;
 mod evidence;
 mod exchange;
 mod measure;

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 
 use crate::Args;
-use crate::broker::Broker;
+use crate::broker::{self, Broker};
 use crate::connection::Connection;
+use crate::driver::Driver;
 use crate::evidence::{Kind, Machine};
 use crate::exchange::{self, Steps};
 use crate::report::{Latency, Measured, Memory, Throughput};
@@ -25,10 +26,10 @@ pub(crate) fn measure(args: &Args, kind: Kind) -> Result<Measured> {
     let idle_kib = broker.resident_kib()?;
     let (latency, cpu_ms) = sequential(args, kind, &machine, &broker)?;
     let before = broker.resident_kib()?;
-    let handshakes = parallel(args, &broker, |connection| exchange::handshake(connection, &machine, kind).map(drop))?;
+    let handshakes =
+        parallel(args, &broker, |_| Ok(()), |driver, ()| driver.attest(&machine, kind).and_then(|cookie| driver.read(&cookie)))?;
     let after_handshakes_kib = broker.resident_kib()?;
-    let attested = exchange::handshake(&mut Connection::open(broker.address())?, &machine, kind)?.0;
-    let reads = parallel(args, &broker, |connection| exchange::read(connection, &attested).map(drop))?;
+    let reads = parallel(args, &broker, |driver| driver.attest(&machine, kind), |driver, cookie| driver.read(cookie))?;
     let mut connection = Connection::open(broker.address())?;
     let waiting = broker.resident_kib()?;
     for session in 0..args.sessions {
@@ -58,19 +59,25 @@ fn sequential(args: &Args, kind: Kind, machine: &Machine, broker: &Broker) -> Re
     Ok((Latency::of(&steps), cpu_ms))
 }
 
-/// As much of `work` as can be done by the clients in the time.
-fn parallel(args: &Args, broker: &Broker, work: impl Fn(&mut Connection) -> Result<()> + Sync) -> Result<Throughput> {
+/// As much of `work` as can be done by the clients in the time, each after it has done what comes before.
+fn parallel<T>(
+    args: &Args,
+    broker: &Broker,
+    before: impl Fn(&mut Driver) -> Result<T> + Sync,
+    work: impl Fn(&mut Driver, &T) -> Result<()> + Sync,
+) -> Result<Throughput> {
     let over = AtomicBool::new(false);
-    let cpu = broker.cpu()?;
+    let (cpu, own) = (broker.cpu()?, broker::cpu_of(std::process::id())?);
     let start = Instant::now();
     let done = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..args.clients)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut connection = Connection::open(broker.address())?;
+                    let mut driver = Driver::new(Connection::open(broker.address())?)?;
+                    let kept = before(&mut driver)?;
                     let mut done = 0u64;
                     while !over.load(Ordering::Relaxed) {
-                        work(&mut connection)?;
+                        work(&mut driver, &kept)?;
                         done += 1;
                     }
                     anyhow::Ok(done)
@@ -82,6 +89,12 @@ fn parallel(args: &Args, broker: &Broker, work: impl Fn(&mut Connection) -> Resu
         clients.into_iter().map(|client| client.join().map_err(|_| anyhow!("a client died"))?).sum::<Result<u64>>()
     })?;
     let seconds = start.elapsed().as_secs_f64();
-    let cpu_ms = broker.cpu()?.saturating_sub(cpu).as_secs_f64() * 1e3 / done as f64;
-    Ok(Throughput { clients: args.clients, done, per_second: done as f64 / seconds, broker_cpu_ms: cpu_ms })
+    let each = |now: Duration, then: Duration| now.saturating_sub(then).as_secs_f64() * 1e3 / done as f64;
+    Ok(Throughput {
+        clients: args.clients,
+        done,
+        per_second: done as f64 / seconds,
+        broker_cpu_ms: each(broker.cpu()?, cpu),
+        client_cpu_ms: each(broker::cpu_of(std::process::id())?, own),
+    })
 }

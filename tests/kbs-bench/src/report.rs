@@ -55,8 +55,10 @@ pub(crate) struct Throughput {
     pub(crate) clients: u16,
     pub(crate) done: u64,
     pub(crate) per_second: f64,
-    /// The broker's CPU time of one; the rest of the cores is the clients'.
+    /// The broker's CPU time of one.
     pub(crate) broker_cpu_ms: f64,
+    /// The clients'.
+    pub(crate) client_cpu_ms: f64,
 }
 
 /// The broker's resident memory, in KiB.
@@ -136,11 +138,11 @@ impl fmt::Display for Report {
                     AIM * 100.0
                 )?,
             }
-            for (name, t) in [("handshakes", &m.handshakes), ("resource reads", &m.reads)] {
+            for (name, t) in [("handshakes with a resource", &m.handshakes), ("resource reads", &m.reads)] {
                 writeln!(
                     f,
-                    "  {} clients: {:.0} {name} a second, {:.2} ms of the broker's CPU each",
-                    t.clients, t.per_second, t.broker_cpu_ms
+                    "  {} clients: {:.0} {name} a second, {:.2} ms of the broker's CPU each and {:.2} ms of the clients'",
+                    t.clients, t.per_second, t.broker_cpu_ms, t.client_cpu_ms
                 )?;
             }
             if m.kind == Kind::Sample {

@@ -64,7 +64,7 @@ async fn try_read(
     let rule = if custom { "resource policy set by an administrator" } else { "default resource policy" };
     let mut decision = Decision::new(now, Action::ReadResource, allowed, if allowed { "released" } else { "denied" }, rule);
     decision.subject = Some(path.to_string());
-    for (submod, appraisal) in &token.token().ear().submods {
+    for (submod, appraisal) in &token.ear().submods {
         decision.comparisons.push(Comparison {
             claim: format!("{submod}/ear.status"),
             expected: "affirming".into(),
@@ -78,7 +78,7 @@ async fn try_read(
     if !decided.allowed? {
         broker.record(decision).await?;
         // A rule that gives no answer discloses nothing; the audit log has what is wrong with it.
-        let detail = release::refusal(token.token(), path, decided.disclosure.unwrap_or(Disclosure::Nothing));
+        let detail = release::refusal(token.ear(), path, decided.disclosure.unwrap_or(Disclosure::Nothing));
         return Err(ApiError::new(StatusCode::FORBIDDEN, "PolicyDeny", detail));
     }
     let secret = broker.store.release(path, decision.clone()).await?;

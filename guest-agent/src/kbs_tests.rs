@@ -24,6 +24,8 @@ pub(crate) struct TestBroker {
     attestations: AtomicUsize,
     /// Lifetime of the next tokens, in seconds.
     lifetime: Mutex<u64>,
+    /// How many seconds its clock is ahead of the guest's; negative: behind.
+    ahead: Mutex<i64>,
     /// Refuses evidence with this status.
     refuse: Mutex<Option<u16>>,
     /// How long it thinks about evidence.
@@ -40,6 +42,7 @@ impl TestBroker {
             resources: Mutex::default(),
             attestations: AtomicUsize::new(0),
             lifetime: Mutex::new(LONG),
+            ahead: Mutex::new(0),
             refuse: Mutex::new(None),
             slow: Mutex::new(Duration::from_millis(20)),
         });
@@ -118,11 +121,12 @@ impl TestBroker {
                 let waiting = self.waiting.lock().unwrap().remove(&session.unwrap()).unwrap();
                 let verified = waiting.attest(Attestation::from_json(body).unwrap(), now()).unwrap();
                 assert_eq!(verified.evidence()["report_data"], json!(verified.expected_report_data()));
-                let expires = now() + *self.lifetime.lock().unwrap();
+                let issued = now().saturating_add_signed(*self.ahead.lock().unwrap());
+                let expires = issued + *self.lifetime.lock().unwrap();
                 let annotated = json!({ "runtime_data_claims": verified.runtime_data(), "snp": {} });
                 let ear = Ear {
                     eat_profile: EAT_PROFILE.into(),
-                    iat: now(),
+                    iat: issued,
                     exp: expires,
                     iss: "test".into(),
                     verifier_id: VerifierId { developer: "test".into(), build: "test".into() },
@@ -270,6 +274,26 @@ async fn a_failed_handshake_fails_those_that_waited_and_not_the_next_need() {
     *server.refuse.lock().unwrap() = None;
     assert!(read(&broker, 20).await.is_empty());
     assert_eq!(server.attestations(), 2);
+}
+
+/// A host that turns the guest's clock gets it no secret, and who asked is told both times.
+#[tokio::test]
+async fn ac_72_a_guest_whose_clock_is_not_the_brokers_gets_nothing_until_it_is() {
+    use kata_cc_kbs_protocol::client::MAX_CLOCK_SKEW;
+    let (server, broker) = TestBroker::start().await;
+    let far = i64::try_from(MAX_CLOCK_SKEW).unwrap() + 60;
+    for ahead in [far, -far, 10 * 365 * 86_400, i64::MIN] {
+        *server.ahead.lock().unwrap() = ahead;
+        let errors = read(&broker, 3).await;
+        assert_eq!(errors.len(), 3, "{ahead}");
+        for error in errors {
+            let text = crate::errors::with_causes(&error);
+            assert!(text.contains("the guest's clock says") && text.contains("set the host's clock"), "{text}");
+        }
+        assert!(broker.token().await.is_err(), "no program is given it either");
+    }
+    *server.ahead.lock().unwrap() = 60;
+    assert!(read(&broker, 3).await.is_empty());
 }
 
 #[tokio::test]

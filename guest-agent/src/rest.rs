@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `GET /cdh/resource/<repository>/<type>/<tag>` | the secret's bytes | `GetResourceRequest` `{path}` |
 //! | `GET /aa/token?token_type=kbs` | `{"token": …}` | `GetTokenRequest` `{token_type}` |
-//! | `GET /aa/evidence?runtime_data=…` | evidence as JSON | `GetEvidenceRequest` `{}` |
+//! | `GET /aa/evidence?runtime_data=…[&encoding=base64]` | evidence as JSON | `GetEvidenceRequest` `{}` |
 //! | `POST /aa/aael` | `{"success":"true"}` | `ExtendRuntimeMeasurementRequest`, see [`crate::aael`] |
 //!
 //! Only the pod itself can ask: the listener is bound to the loopback address and to the device `lo`, so that a packet that came in by
@@ -22,6 +22,10 @@
 //! characters other than `%` and `&`, at most 16, or 33 to 44 (a nonce of 32 bytes in base64), or 49 to 64 of them. A SHA-256, SHA-384 or
 //! SHA-512 of such a form, padding included, is not found in fewer than 2^90 tries.
 //!
+//! With `encoding=base64`, CoCo's form for data that are no text, `runtime_data` is base64url without padding, and what it decodes to becomes
+//! the report data. At most 16 bytes may be anything, for the zeros after them tell them from any digest; longer ones must be of the forms
+//! above, so that a binary digest, which CoCo would take, is refused: write it in hexadecimal.
+//!
 //! A program that any container runs can ask, and the policy sees which container that is (`container_id`, `container_name`): see
 //! [`crate::asker`]. Who is in no container is refused whatever the policy says.
 
@@ -30,6 +34,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kata_cc_kbs_protocol::ResourcePath;
 use kata_cc_policy::{Gate, PolicyRequest};
 use serde_json::{Value, json};
@@ -67,7 +73,7 @@ const MAX_CONNECTIONS: usize = 64;
 /// Longest data to be put into evidence: what a report holds.
 const MAX_RUNTIME_DATA: usize = 64;
 
-/// Longest plain data that the zeros after it tell from a digest: 16 of them, the least there are, after a SHA-256.
+/// Longest data of any kind that the zeros after it tell from a digest: 16 of them, the least there are, in a SHA-256, are 2^128 tries.
 const MAX_SHORT_DATA: usize = 16;
 
 /// Plain data longer than a SHA-256, and short enough for the zeros after it to tell it from a SHA-384. In base64 a nonce of 32 bytes is one.
@@ -290,11 +296,11 @@ impl Rest {
     }
 
     async fn evidence(&self, query: &str, asker: &Result<Asker, AskerError>) -> Answer {
-        let data = query.strip_prefix("runtime_data=").map(str::as_bytes);
-        let Some(report_data) = data.and_then(report_data) else {
+        let Some(report_data) = asked_report_data(query) else {
             return Answer::error(
                 400,
-                "expected runtime_data= and at most 64 hexadecimal digits, or plain characters (no % and &): at most 16, 33 to 44, or 49 to 64\n",
+                "expected runtime_data= and at most 64 hexadecimal digits, or plain characters (no % and &): at most 16, 33 to 44, or 49 to 64; \
+                 or with encoding=base64 the same, or at most 16 bytes of any kind, in base64url without padding\n",
             );
         };
         if let Err(answer) = self.allow(asker, GetEvidence) {
@@ -324,17 +330,39 @@ impl Rest {
     }
 }
 
+/// The report data that a program asks for by the query's two parameters, in either order and each at most once.
+fn asked_report_data(query: &str) -> Option<[u8; MAX_RUNTIME_DATA]> {
+    let (mut data, mut encoding) = (None, None);
+    for parameter in query.split('&') {
+        match parameter.split_once('=')? {
+            ("runtime_data", value) if data.is_none() => data = Some(value),
+            ("encoding", value) if encoding.is_none() => encoding = Some(value),
+            _ => return None,
+        }
+    }
+    match encoding {
+        None => report_data(data?.as_bytes()),
+        Some("base64") => {
+            let decoded = URL_SAFE_NO_PAD.decode(data?).ok()?;
+            if decoded.len() <= MAX_SHORT_DATA { Some(padded(&decoded)) } else { report_data(&decoded) }
+        }
+        Some(_) => None,
+    }
+}
+
 /// The report data for data of a program's, unless it could be the digest by which the agent binds its own handshake.
 fn report_data(data: &[u8]) -> Option<[u8; MAX_RUNTIME_DATA]> {
     let hexadecimal = data.iter().all(u8::is_ascii_hexdigit);
     let plain = data.iter().all(|byte| byte.is_ascii_graphic() && !b"%&".contains(byte));
     let no_digest = data.len() <= MAX_SHORT_DATA || NONCES.contains(&data.len()) || data.len() > PADDED_DIGEST;
-    if data.len() > MAX_RUNTIME_DATA || !(hexadecimal || (plain && no_digest)) {
-        return None;
-    }
+    (data.len() <= MAX_RUNTIME_DATA && (hexadecimal || (plain && no_digest))).then(|| padded(data))
+}
+
+/// Zero padded, as CoCo does it. Longer data are the caller's to refuse.
+fn padded(data: &[u8]) -> [u8; MAX_RUNTIME_DATA] {
     let mut report_data = [0; MAX_RUNTIME_DATA];
     report_data.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
-    Some(report_data)
+    report_data
 }
 
 fn bind_to(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -483,6 +511,53 @@ pub(crate) mod tests {
         }
     }
 
+    #[test]
+    fn data_in_base64_are_what_they_decode_to() {
+        let query = |data: &[u8]| format!("runtime_data={}&encoding=base64", URL_SAFE_NO_PAD.encode(data));
+        for data in [&b""[..], &[0xff; 16], &[0, 1, 2, 0xfe], b"0123456789abcdef0123456789abcdef", "x".repeat(64).as_bytes()] {
+            let found = asked_report_data(&query(data)).unwrap();
+            assert_eq!(&found[..data.len()], data);
+            assert!(found[data.len()..].iter().all(|byte| *byte == 0));
+        }
+        assert_eq!(asked_report_data("encoding=base64&runtime_data=_-4"), Some(padded(&[0xff, 0xee])));
+        // By its bytes, not by its letters: these would be plain data.
+        assert_eq!(asked_report_data("runtime_data=_-4"), Some(padded(b"_-4")));
+    }
+
+    #[test]
+    fn data_in_base64_cannot_pass_for_the_agents_own_either() {
+        // Any digest of a handshake, whatever its algorithm, and one with a zero at its end.
+        for length in [17, 20, 31, 32, 33, 47, 48, 49, 63, 64] {
+            for mut data in [vec![0xa5; length], vec![0x80; length]] {
+                for last in [0xa5, 0] {
+                    *data.last_mut().unwrap() = last;
+                    assert_eq!(
+                        asked_report_data(&format!("runtime_data={}&encoding=base64", URL_SAFE_NO_PAD.encode(&data))),
+                        None,
+                        "{data:?}"
+                    );
+                }
+            }
+        }
+        let long = URL_SAFE_NO_PAD.encode("0".repeat(65));
+        for wrong in [
+            "",
+            "encoding=base64",
+            "runtime_data=AA&encoding=hex",
+            "runtime_data=AA&encoding=",
+            "runtime_data=AA&encoding=base64&encoding=base64",
+            "runtime_data=AA&runtime_data=AA",
+            "runtime_data=AA&other=1",
+            "runtime_data=AA&",
+            "runtime_data=AA==&encoding=base64",
+            "runtime_data=+/4&encoding=base64",
+            "runtime_data=A&encoding=base64",
+            &format!("runtime_data={long}&encoding=base64"),
+        ] {
+            assert_eq!(asked_report_data(wrong), None, "{wrong:?}");
+        }
+    }
+
     #[tokio::test]
     async fn evidence_takes_the_forms_of_nonces() {
         for data in [
@@ -495,6 +570,8 @@ pub(crate) mod tests {
         ] {
             // The policy's no, and not the form's.
             status(&ask(&format!("GET /aa/evidence?runtime_data={data} HTTP/1.1\r\n\r\n")).await, 403);
+            let encoded = URL_SAFE_NO_PAD.encode(data);
+            status(&ask(&format!("GET /aa/evidence?runtime_data={encoded}&encoding=base64 HTTP/1.1\r\n\r\n")).await, 403);
         }
     }
 

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kata_cc_evidence::FormError;
 use kata_cc_evidence::azure::{HardwareReport, HclReport, SnpEvidence, TdxEvidence};
-use kata_cc_evidence::tpm::{Attest, Evidence, PCRS, RsaSignature};
+use kata_cc_evidence::tpm::{Attest, Evidence, PCRS, Quote, RsaSignature};
 use serde_json::{Value, json};
 use vectors::{read, vectors};
 
@@ -224,4 +224,28 @@ fn real_evidence_of_every_form_reads_and_reads_back() {
     assert_eq!((evidence.quote.attest.extra_data().len(), evidence.quote.pcr(24)), (64, None));
     assert_eq!(evidence.quote.pcr_digest(), *evidence.quote.attest.pcr_digest());
     assert_eq!(serde_json::to_value(&evidence).expect("writes"), original);
+}
+
+#[test]
+fn real_quotes_on_their_own_read_and_are_over_the_registers_beside_them() {
+    let Some(dir) = vectors() else { return };
+    for file in ["az-snp-vtpm/tpm-quote-v1.json", "az-tdx-vtpm/tpm-quote-v1.json"] {
+        let json: Value = serde_json::from_slice(&read(&dir, &format!("{TRUSTEE}/{file}"))).expect("JSON");
+        let bytes = |value: &Value| hex::decode(value.as_str().expect("text")).expect("hexadecimal");
+        let values = json["pcrs"].as_array().expect("a list").iter().map(|pcr| bytes(pcr).try_into().expect("32 bytes"));
+        let pcrs: Box<[[u8; 32]; PCRS]> = values.collect::<Vec<_>>().try_into().expect("24 of them");
+        let quote = Quote {
+            attest: Attest::parse(&bytes(&json["message"])).expect("a quote"),
+            signature: RsaSignature::from_bare(&bytes(&json["signature"])).expect("a signature"),
+            pcrs,
+        };
+        assert_eq!(quote.pcr_digest(), *quote.attest.pcr_digest(), "{file}");
+        let mut other = quote.clone();
+        other.pcrs[0][0] ^= 1;
+        assert_ne!(other.pcr_digest(), *quote.attest.pcr_digest(), "{file}");
+    }
+    let message = read(&dir, &format!("{TRUSTEE}/az-snp-vtpm/tpm-quote.msg"));
+    assert_eq!(Attest::parse(&message).expect("a quote").as_bytes(), message);
+    let signature = read(&dir, &format!("{TRUSTEE}/az-snp-vtpm/tpm-quote.sig"));
+    assert_eq!(RsaSignature::from_bare(&signature).expect("of 2048 bits").as_bytes().len(), 256);
 }

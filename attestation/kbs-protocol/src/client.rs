@@ -26,10 +26,14 @@ use crate::message::{
 use crate::random::RandomError;
 use crate::resource::ResourcePath;
 use crate::secret::SecretBytes;
-use crate::token::{TokenError, unverified_expiry};
+use crate::token::{Times, TokenError, unverified_times};
 
 /// Longest nonce taken: SE brokers put a request of a few KiB there.
 const MAX_NONCE: usize = 64 * 1024;
+
+/// How far the guest's clock may be from the broker's, in seconds. As long as the tokens of brokers are good by default, ours and CoCo's: within
+/// it a wrong clock cannot make anything live longer than one token. A guest's answer may take a minute on its way, which this leaves room for.
+pub const MAX_CLOCK_SKEW: u64 = 300;
 
 /// Why the exchange did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +68,26 @@ pub enum ClientError {
     /// The token is malformed.
     #[error("broker's answer to attest")]
     Token(#[from] TokenError),
-    /// The token is over before it began.
+    /// The guest's clock is not the broker's (AC-72).
+    #[error(
+        "the guest's clock says {now} and the broker issued its token at {issued_at} (seconds since the epoch), more than {MAX_CLOCK_SKEW} s \
+         apart: set the host's clock, which the guest's is taken from, or the broker's"
+    )]
+    ClockSkew {
+        /// `iat`, the broker's time.
+        issued_at: u64,
+        /// Now, by the guest's clock.
+        now: u64,
+    },
+    /// The token was never good.
+    #[error("broker's token expires at {expires_at}, not after it was issued at {issued_at}: check the broker's token lifetime")]
+    TokenNeverGood {
+        /// `exp`.
+        expires_at: u64,
+        /// `iat`.
+        issued_at: u64,
+    },
+    /// The token is over before it was used.
     #[error("broker's token expires at {expires_at}, it is {now}: check the clocks")]
     TokenExpired {
         /// `exp`.
@@ -202,13 +225,22 @@ pub struct AwaitToken {
 }
 
 impl AwaitToken {
-    /// Takes the token.
+    /// Takes the token, and holds the guest's clock against it. The host sets that clock as it likes; the time a token was issued at is the
+    /// broker's word, over the broker's own connection and about a key made for this exchange, so it is neither the host's nor an old one.
+    /// An issuer of EAR always states it, and one that does not is refused: nothing else tells the guest the time.
     ///
     /// # Errors
-    /// When the broker refused the evidence, or its answer is malformed or expired.
+    /// When the broker refused the evidence, its answer is malformed or without `iat`, the clock is off by more than [`MAX_CLOCK_SKEW`], or
+    /// the token is expired.
     pub fn handle(self, response: &HttpResponse, now: u64) -> Result<Attested, ClientError> {
         let TokenResponse { token } = message::parse("token", success("attest", response)?)?;
-        let expires_at = unverified_expiry(&token)?;
+        let Times { issued_at, expires_at } = unverified_times(&token)?;
+        if expires_at <= issued_at {
+            return Err(ClientError::TokenNeverGood { expires_at, issued_at });
+        }
+        if now.abs_diff(issued_at) > MAX_CLOCK_SKEW {
+            return Err(ClientError::ClockSkew { issued_at, now });
+        }
         if now >= expires_at {
             return Err(ClientError::TokenExpired { expires_at, now });
         }

@@ -319,18 +319,40 @@ impl VerifiedToken {
     }
 }
 
-/// When a token expires, **without verifying it**: for a client that holds a token it got over its own authenticated connection and
-/// wants to know when to attest again.
+/// From when to when a token is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Times {
+    /// `iat` (RFC 7519 section 4.1.6), in seconds since the epoch. An EAR has one always.
+    #[serde(rename = "iat")]
+    pub issued_at: u64,
+    /// `exp` (RFC 7519 section 4.1.4), in seconds since the epoch.
+    #[serde(rename = "exp")]
+    pub expires_at: u64,
+}
+
+/// A token's times, **without verifying it**: for a client that holds a token it got over its own authenticated connection and
+/// wants to know when to attest again, and what time its broker has.
+///
+/// # Errors
+/// When the token is malformed, or one of the times is missing.
+pub fn unverified_times(token: &str) -> Result<Times, TokenError> {
+    let (_, _, payload, _) = split(token)?;
+    parse_part(payload, "claims: expected JSON with the times iat and exp in seconds")
+}
+
+/// The key that a token's header names (`jwk`, RFC 7515 section 4.1.3), **which is no reason to trust it**: for a relying party that knows whom to
+/// ask about it, such as a root that its certificates (`x5c`) lead to.
 ///
 /// # Errors
 /// When the token is malformed.
-pub fn unverified_expiry(token: &str) -> Result<u64, TokenError> {
+pub fn unverified_header_key(token: &str) -> Result<Option<Value>, TokenError> {
     #[derive(Deserialize)]
-    struct Expiry {
-        exp: u64,
+    struct Named {
+        #[serde(default)]
+        jwk: Option<Value>,
     }
-    let (_, _, payload, _) = split(token)?;
-    parse_part::<Expiry>(payload, "claims").map(|claims| claims.exp)
+    let (_, header, ..) = split(token)?;
+    parse_part::<Named>(header, "header").map(|header| header.jwk)
 }
 
 fn split(token: &str) -> Result<(&str, &str, &str, &str), TokenError> {
@@ -386,7 +408,7 @@ mod tests {
         let cpu0 = &verified.claims()["submods"]["cpu0"];
         assert_eq!(cpu0["ear.status"], "affirming");
         assert_eq!(cpu0["ear.trustworthiness-vector"]["executables"], 3);
-        assert_eq!(unverified_expiry(&token), Ok(NOW + 300));
+        assert_eq!(unverified_times(&token), Ok(Times { issued_at: NOW, expires_at: NOW + 300 }));
     }
 
     #[test]

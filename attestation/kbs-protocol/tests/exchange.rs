@@ -1,6 +1,9 @@
 //! The whole exchange, client machine against server machine, and what happens when somebody interferes.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kata_cc_evidence::{ReportData, TeeType};
+use kata_cc_kbs_protocol::client::MAX_CLOCK_SKEW;
 use kata_cc_kbs_protocol::ear::{EAT_PROFILE, VerifierId};
 use kata_cc_kbs_protocol::message::{Attestation, InitData, Request};
 use kata_cc_kbs_protocol::{
@@ -270,6 +273,66 @@ fn client_refuses_a_token_that_is_over_or_is_none() {
     assert!(with_token(attested.token(), NOW).is_ok());
     assert!(matches!(with_token(attested.token(), NOW + 300), Err(ClientError::TokenExpired { .. })));
     assert!(matches!(with_token("nonsense", NOW), Err(ClientError::Token(_))));
+}
+
+/// What a client that has sent evidence makes of a token with these claims. Its signature is not the client's to check.
+fn token_of(claims: &serde_json::Value, now: u64) -> Result<(), ClientError> {
+    let (client, _) = open();
+    let (client, _) = client.submit(json!({}), None).expect("submits");
+    let token = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims.to_string()));
+    client.handle(&ok(&json!({ "token": token }), vec![]), now).map(|_| ())
+}
+
+#[test]
+fn ac_72_a_clock_that_is_not_the_brokers_is_refused_in_either_direction() {
+    let claims = json!({"iat": NOW, "exp": NOW + 3600});
+    // Within: late answers, and clocks that nobody keeps to the second.
+    for now in [NOW - MAX_CLOCK_SKEW, NOW - 1, NOW, NOW + 60, NOW + MAX_CLOCK_SKEW] {
+        assert!(token_of(&claims, now).is_ok(), "{now}");
+    }
+    // Turned back, to where an expired certificate is good and a revocation list fresh; and ahead.
+    for now in [0, NOW - 365 * 86_400, NOW - MAX_CLOCK_SKEW - 1, NOW + MAX_CLOCK_SKEW + 1, u64::MAX] {
+        let error = token_of(&claims, now).expect_err("another time");
+        assert!(matches!(error, ClientError::ClockSkew { issued_at: NOW, now: found } if found == now), "{now}: {error}");
+        for word in [&NOW.to_string(), &now.to_string(), "set the host's clock"] {
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
+}
+
+#[test]
+fn ac_72_a_token_that_does_not_say_when_it_was_issued_is_refused() {
+    // An EAR must have it, and both brokers there are write it: who leaves it out takes the check away.
+    for claims in [
+        json!({"exp": NOW + 300}),
+        json!({"iat": null, "exp": NOW + 300}),
+        json!({"iat": NOW.to_string(), "exp": NOW + 300}),
+        json!({"iat": -1, "exp": NOW + 300}),
+        json!({"iat": NOW}),
+        json!([]),
+    ] {
+        let error = token_of(&claims, NOW).expect_err("no times");
+        assert!(matches!(&error, ClientError::Token(source) if source.to_string().contains("iat and exp")), "{claims}: {error:?}");
+    }
+}
+
+#[test]
+fn ac_72_a_token_that_was_never_good_is_refused_as_such() {
+    for expires_at in [0, NOW - 1, NOW] {
+        let error = token_of(&json!({"iat": NOW, "exp": expires_at}), NOW - 10).expect_err("never good");
+        assert!(matches!(error, ClientError::TokenNeverGood { issued_at: NOW, .. }), "{error}");
+    }
+}
+
+/// Header and claims as CoCo's broker writes them (EAR, times as integers).
+#[test]
+fn ac_72_a_token_of_cocos_broker_is_taken() {
+    let claims = json!({
+        "eat_profile": "tag:github.com,2024:confidential-containers/Trustee", "iat": NOW - 2, "exp": NOW + 298, "iss": "CoCo-Attestation-Service",
+        "ear.verifier-id": {"developer": "https://confidentialcontainers.org", "build": "attestation-service 0.1.0"},
+        "submods": {"cpu0": {"ear.status": "warning"}},
+    });
+    assert!(token_of(&claims, NOW).is_ok());
 }
 
 #[test]

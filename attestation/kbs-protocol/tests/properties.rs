@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kata_cc_evidence::{ReportData, TeeType};
+use kata_cc_kbs_protocol::ear::{EAT_PROFILE, VerifierId};
 use kata_cc_kbs_protocol::jwe::Jwe;
 use kata_cc_kbs_protocol::message::{Attestation, Request};
+use kata_cc_kbs_protocol::sealed::{SigningKey, UnverifiedSecret, VerifyingKey, seal_envelope, seal_vault};
+use kata_cc_kbs_protocol::token::{Times, unverified_times};
 use kata_cc_kbs_protocol::{
-    AwaitAttest, AwaitChallenge, AwaitEvidence, ClientSession, HttpResponse, ResourcePath, ServerError, SessionId, TeeKey, TeePublicKey,
+    Appraisal, AwaitAttest, AwaitChallenge, AwaitEvidence, ClientSession, Ear, HttpResponse, ResourcePath, SecretBytes, ServerError,
+    SessionId, TeeKey, TeePublicKey, TokenSigner, TokenVerifier, TrustVector,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -145,6 +149,34 @@ impl World {
     }
 }
 
+fn issuers() -> (TokenSigner, TokenVerifier) {
+    let signer = TokenSigner::from_bytes(&[7; 32]).expect("a key");
+    let verifier = TokenVerifier::new([&signer.public_jwk()]).expect("a key");
+    (signer, verifier)
+}
+
+fn ear(claims: &[i8], iss: String, iat: u64, exp: u64) -> Ear {
+    let claim = |at: usize| claims.get(at).copied().unwrap_or_default();
+    let vector = TrustVector {
+        instance_identity: claim(0),
+        configuration: claim(1),
+        executables: claim(2),
+        file_system: claim(3),
+        hardware: claim(4),
+        runtime_opaque: claim(5),
+        storage_opaque: claim(6),
+        sourced_data: claim(7),
+    };
+    Ear {
+        eat_profile: EAT_PROFILE.into(),
+        iat,
+        exp,
+        iss,
+        verifier_id: VerifierId { developer: "test".into(), build: "test".into() },
+        submods: [("cpu0".to_owned(), Appraisal::new(vector, "default", json!({"claims": claims})))].into(),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
@@ -170,6 +202,92 @@ proptest! {
         }
         if let Ok(opened) = serde_json::from_slice::<Jwe>(&text).map_err(drop).and_then(|jwe| jwe.open(&key).map_err(drop)) {
             prop_assert_eq!(opened.expose(), secret.as_slice());
+        }
+    }
+
+    #[test]
+    fn tokens_come_back_and_nothing_changed_is_taken(
+        claims in vec(-128_i8..=127, 8),
+        issuer in ".{0,40}",
+        times in (0..START, 1..LIFETIME),
+        changes in vec((any::<usize>(), any::<u8>()), 1..4),
+    ) {
+        let (signer, verifier) = issuers();
+        let (at, lifetime) = times;
+        let ear = ear(&claims, issuer, at, at + lifetime);
+        let token = signer.sign(&ear).expect("signs");
+        let verified = verifier.verify(&token, at).expect("ours");
+        prop_assert_eq!(verified.ear(), &ear);
+        prop_assert_eq!(unverified_times(&token), Ok(Times { issued_at: at, expires_at: at + lifetime }));
+        prop_assert!(verifier.verify(&token, at + lifetime).is_err());
+        let mut text = token.clone().into_bytes();
+        for (at, to) in changes {
+            let at = at % text.len();
+            text[at] = to;
+        }
+        if let Ok(text) = std::str::from_utf8(&text) && text != token {
+            let taken = verifier.verify(text, at);
+            prop_assert!(taken.is_err(), "{} is taken for {}", text, token);
+        }
+    }
+
+    #[test]
+    fn no_text_is_a_token(text in "[a-zA-Z0-9_.-]{0,200}|\\PC{0,60}") {
+        prop_assert!(issuers().1.verify(&text, START).is_err());
+        prop_assert!(unverified_times(&text).is_err());
+    }
+
+    #[test]
+    fn sealed_secrets_come_back_and_nothing_changed_is_opened(
+        secret in vec(any::<u8>(), 0..300),
+        wrapping in prop::array::uniform32(any::<u8>()),
+        changes in vec((any::<usize>(), any::<u8>()), 1..4),
+    ) {
+        let key = SigningKey::generate().expect("random");
+        let public = VerifyingKey::from_jwk(key.public_jwk().as_bytes()).expect("ours");
+        let [name, kid] = ["default/kek/1", "default/sealing/1"].map(|path| path.parse::<ResourcePath>().expect("a path"));
+        let open = |text: &str, resource: &[u8]| {
+            UnverifiedSecret::parse(text).and_then(|sealed| sealed.verify(&public)?.open(SecretBytes::new(resource.to_vec())))
+        };
+        let envelope = seal_envelope(&secret, &wrapping, &name, &kid, &key).expect("seals");
+        let opened = open(&envelope, &wrapping).expect("opens");
+        prop_assert_eq!(opened.expose(), secret.as_slice());
+        let vault = seal_vault(&name, &kid, &key).expect("seals");
+        let opened = open(&vault, &secret).expect("opens");
+        prop_assert_eq!(opened.expose(), secret.as_slice());
+        let mut other = wrapping;
+        other[0] ^= 1;
+        prop_assert!(open(&envelope, &other).is_err());
+        for sealed in [envelope, vault] {
+            let mut text = sealed.clone().into_bytes();
+            for (at, to) in &changes {
+                let at = at % text.len();
+                text[at] = *to;
+            }
+            if let Ok(text) = std::str::from_utf8(&text) && text != sealed {
+                prop_assert!(open(text, &wrapping).is_err(), "{} opens", text);
+            }
+        }
+    }
+
+    #[test]
+    fn runtime_logs_come_back_and_are_bound(log in vec(any::<u8>(), 0..400), other in "\\PC{0,60}") {
+        let (client, request) = ClientSession::start(TeeType::Snp);
+        let request = Request::from_json(&request.body).expect("ours");
+        let [one, two] = [(), ()].map(|()| AwaitAttest::open(&request, START, LIFETIME).expect("opens"));
+        let headers = vec![("set-cookie".into(), one.0.set_cookie(true))];
+        let answer = HttpResponse { status: 200, headers, body: serde_json::to_vec(&one.1).expect("serialises") };
+        let client = client.handle(&answer).expect("ours").with_runtime_log(&log).expect("serialises");
+        let bound = *client.report_data();
+        let (_, sent) = client.submit(json!({}), None).expect("submits");
+        let mut attestation = Attestation::from_json(&sent.body).expect("ours");
+        let received = one.0.attest(attestation.clone(), START).expect("ours");
+        prop_assert_eq!((received.runtime_log(), received.expected_report_data()), (Some(&log[..]), &bound));
+        // Other text in its place: refused, or not what the hardware has signed.
+        attestation.runtime_data.nonce = two.1.nonce;
+        attestation.tee_evidence.additional_evidence = other;
+        if let Ok(received) = two.0.attest(attestation, START) {
+            prop_assert_ne!(received.expected_report_data(), &bound);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Formatting, lints and the whole test run.
 
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -59,6 +60,7 @@ pub(crate) fn test(cx: &Context, profile: Profile, options: &TestOptions) -> Res
     })?;
     step(cx, &mut summary, "unit tests", |summary| unit_tests(cx, summary))?;
     step(cx, &mut summary, "brokers on PostgreSQL", |_| postgres(cx))?;
+    step(cx, &mut summary, "store keys in an HSM", |_| hsm(cx))?;
     step(cx, &mut summary, "launch digests against sev-snp-measure", |_| {
         Ok(match oracle::prepare(cx)? {
             Err(why) => Outcome::Skipped(why),
@@ -110,7 +112,7 @@ fn step(cx: &Context, summary: &mut Summary, name: &str, work: impl FnOnce(&mut 
 fn unit_tests(cx: &Context, summary: &mut Summary) -> Result<Outcome> {
     // Shown output, because tests say there what they had to skip.
     let (outcome, skipped) = rust_tests(cx, "unit tests", &["--workspace", "--no-fail-fast", "--", "--show-output"])?;
-    // Those that are ignored here are what the step for PostgreSQL runs, or says that it skips.
+    // Those that are ignored here are what steps of their own run, or say that they skip.
     skipped.into_iter().filter(|what| !what.ends_with(" ignored tests")).for_each(|what| summary.skip(what));
     Ok(outcome)
 }
@@ -123,8 +125,22 @@ fn postgres(cx: &Context) -> Result<Outcome> {
         let why = "no PostgreSQL: install Debian's package postgresql, or name its programs' directory in KATA_CC_POSTGRES";
         return Ok(Outcome::Skipped(why.into()));
     }
+    ignored_tests(cx, "postgres")
+}
+
+/// Tests that keep keys in SoftHSM.
+fn hsm(cx: &Context) -> Result<Outcome> {
+    let needed = ["/usr/lib/softhsm/libsofthsm2.so", "/usr/bin/softhsm2-util", "/usr/bin/pkcs11-tool"];
+    if let Some(missing) = needed.iter().find(|path| !Path::new(path).is_file()) {
+        return Ok(Outcome::Skipped(format!("no {missing}: install Debian's packages softhsm2 and opensc")));
+    }
+    ignored_tests(cx, "pkcs11")
+}
+
+/// The ignored tests of one file.
+fn ignored_tests(cx: &Context, name: &str) -> Result<Outcome> {
     // By the whole workspace, as the unit tests were built: with one crate alone its dependencies would have other features, and be built again.
-    let (outcome, _) = rust_tests(cx, "postgres", &["--workspace", "--test", "postgres", "--", "--ignored"])?;
+    let (outcome, _) = rust_tests(cx, name, &["--workspace", "--test", name, "--", "--ignored"])?;
     if outcome == Outcome::Passed(0) {
         return Ok(Outcome::Failed(0, 1, "no test ran: are they still marked as ignored?".into()));
     }

@@ -37,7 +37,7 @@ pub use snp::Snp;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-pub use store::{KeySource, Store};
+pub use store::{KeySource, Pkcs11, Store};
 pub use tdx::Tdx;
 pub use tpm::Tpm;
 
@@ -337,6 +337,16 @@ mod tests {
         refused(&with("postgres = \"host=/run\"\npostgres_url_file = \"b\""), "remove one");
         refused(&with("postgres_ca = \"b\""), "no database");
         refused(&with("postgres = \"host=/run\"\npostgres_connections = 0"), "expected 1 to 64");
+        let hsm = "[store.pkcs11]\nmodule = \"/m.so\"\ntoken = \"t\"\nkey = \"k\"\npin_file = \"p\"\n";
+        let key = Config::parse(&with(hsm)).unwrap().store.key(Path::new("/d"));
+        assert!(matches!(key, KeySource::Pkcs11 { wrapped, .. } if wrapped == Path::new("/d/store.key.wrapped")));
+        refused(&with(&format!("key_env = \"A\"\n{hsm}")), "remove one");
+        refused(&with(&format!("key_file = \"a\"\n{hsm}")), "remove one");
+        refused(&with(&hsm.replace("/m.so", "m.so")), "absolute path");
+        refused(&with(&hsm.replace("\"t\"", "\"\"")), "store.pkcs11.token");
+        refused(&with(&hsm.replace("\"t\"", &format!("{:?}", "t".repeat(33)))), "1 to 32 bytes");
+        refused(&with(&hsm.replace("\"k\"", &format!("{:?}", "k".repeat(256)))), "store.pkcs11.key");
+        refused(&with(&format!("{hsm}pin = \"1234\"")), "unknown field");
         refused(&with("mysql = \"x\""), "unknown field");
     }
 

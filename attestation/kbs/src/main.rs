@@ -9,6 +9,7 @@ use kata_cc_kbs::appraise::Appraiser;
 use kata_cc_kbs::config::{Config, Se};
 use kata_cc_kbs::listen;
 use kata_cc_kbs::reference::References;
+use kata_cc_kbs::seal::pkcs11::wrap_key_file;
 use kata_cc_kbs::secure_execution::{Files, SecureExecution};
 use kata_cc_kbs::server::{Broker, Clock, Parts, router};
 use kata_cc_kbs::store::rotate::rotate;
@@ -42,6 +43,9 @@ struct Cli {
     /// The environment variable with the new key, where the configuration has `store.key_env`
     #[arg(long, value_name = "NAME", requires = "rotate_store_key")]
     new_store_key_env: Option<String>,
+    /// Have the HSM of `[store.pkcs11]` wrap the store's key that is in this key file, and exit
+    #[arg(long, value_name = "KEY_FILE", conflicts_with_all = ["check_config", "rotate_store_key"])]
+    wrap_store_key: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -66,11 +70,21 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let clock: Clock = Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
     if cli.check_config {
         Admins::configured(&config.admin)?;
-        Store::check(&config.store)?;
+        Store::check(&config.store, &config.data_dir)?;
         if let Some(se) = &config.se {
             Files::read(se)?.tell(clock())?;
         }
         eprintln!("The configuration is good.");
+        return Ok(());
+    }
+
+    if let Some(key_file) = &cli.wrap_store_key {
+        let wrapped = wrap_key_file(&config.store.key(&config.data_dir), key_file)?;
+        eprintln!(
+            "{} has the wrapped key. The key itself has been in a file: now run --rotate-store-key, then delete {}.",
+            wrapped.display(),
+            key_file.display()
+        );
         return Ok(());
     }
 

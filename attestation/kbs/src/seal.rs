@@ -1,10 +1,12 @@
-//! Encryption at rest: AES-256-GCM under a key file beside the database, or a key of its environment (NIST SP 800-38D).
+//! Encryption at rest: AES-256-GCM (NIST SP 800-38D) under a key of a file, of the environment, or wrapped by one in an HSM ([`pkcs11`]).
 //!
 //! Protects a copy of the database without the key. Not a defence against whoever can read the whole data directory.
 //!
 //! **Invariant:** the place a value is stored at is authenticated with it, so rows cannot be exchanged.
 
-use crate::config::KeySource;
+pub mod pkcs11;
+
+use crate::config::{KeySource, Pkcs11};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -40,6 +42,15 @@ pub enum SealError {
     /// A change of the key was cut off.
     #[error("{} is there: a change of the store's key was cut off; finish it by --rotate-store-key", .0.display())]
     Interrupted(PathBuf),
+    /// A key in an HSM cannot be used.
+    #[error(transparent)]
+    Hsm(#[from] Box<pkcs11::HsmError>),
+    /// Nothing to wrap a key with.
+    #[error("`[store.pkcs11]` is not configured: there is no key to wrap another with")]
+    NoHsm,
+    /// Nothing to wrap.
+    #[error("there is no key file {}", .0.display())]
+    NoKeyFile(PathBuf),
     /// The environment variable is not there.
     #[error("the environment variable {0}, which `store.key_env` names, is not set")]
     NoVariable(String),
@@ -75,10 +86,21 @@ pub fn new_file(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// Looks at what [`Sealer::load`] would need that is not the broker's own. Changes nothing.
+///
+/// # Errors
+/// When the HSM's key cannot be used.
+pub fn check(source: &KeySource) -> Result<(), SealError> {
+    match source {
+        KeySource::Pkcs11 { hsm, wrapped } => pkcs11::check(hsm, wrapped),
+        KeySource::File(_) | KeySource::Environment(_) => Ok(()),
+    }
+}
+
 /// Whether there is a key. A file is made where there is none.
 pub fn is_there(source: &KeySource) -> bool {
     match source {
-        KeySource::File(path) => path.exists(),
+        KeySource::File(path) | KeySource::Pkcs11 { wrapped: path, .. } => path.exists(),
         KeySource::Environment(name) => std::env::var_os(name).is_some(),
     }
 }
@@ -87,8 +109,11 @@ impl Sealer {
     /// Reads the key from where it is.
     pub fn load(source: &KeySource) -> Result<Self, SealError> {
         match source {
-            KeySource::File(path) if new_file(path).exists() => Err(SealError::Interrupted(new_file(path))),
+            KeySource::File(path) | KeySource::Pkcs11 { wrapped: path, .. } if new_file(path).exists() => {
+                Err(SealError::Interrupted(new_file(path)))
+            }
             KeySource::File(path) => Self::from_file(path),
+            KeySource::Pkcs11 { hsm, wrapped } => Self::from_wrapped(hsm, wrapped),
             KeySource::Environment(name) => {
                 let text = std::env::var_os(name).ok_or_else(|| SealError::NoVariable(name.clone()))?;
                 Self::from_base64(&Zeroizing::new(text.into_encoded_bytes())).ok_or_else(|| SealError::Variable(name.clone()))
@@ -103,26 +128,18 @@ impl Sealer {
 
     /// Reads the key file, or makes it if it does not exist.
     pub fn from_file(path: &Path) -> Result<Self, SealError> {
-        let fail = |source| SealError::KeyFile { path: path.into(), source };
-        let mut key = Zeroizing::new([0u8; KEY_LEN]);
-        match OpenOptions::new().read(true).open(path) {
-            Ok(mut file) => {
-                if file.metadata().map_err(fail)?.permissions().mode() & 0o077 != 0 {
-                    return Err(SealError::KeyMode(path.into()));
-                }
-                let mut rest = [0u8; 1];
-                file.read_exact(key.as_mut_slice()).map_err(|_| SealError::KeyLength(path.into()))?;
-                if file.read(&mut rest).map_err(fail)? != 0 {
-                    return Err(SealError::KeyLength(path.into()));
-                }
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                SystemRandom::new().fill(key.as_mut_slice()).map_err(|_| SealError::Random)?;
-                write_new_private(path, key.as_slice()).map_err(fail)?;
-            }
-            Err(e) => return Err(fail(e)),
+        if let Some(key) = read_key(path)? {
+            return Self::new(&key);
         }
+        let mut key = Zeroizing::new([0u8; KEY_LEN]);
+        SystemRandom::new().fill(key.as_mut_slice()).map_err(|_| SealError::Random)?;
+        write_new_private(path, key.as_slice()).map_err(|source| SealError::KeyFile { path: path.into(), source })?;
         Self::new(&key)
+    }
+
+    /// Has the HSM unwrap the key in the file, or wrap a new one for it if it does not exist.
+    pub fn from_wrapped(hsm: &Pkcs11, path: &Path) -> Result<Self, SealError> {
+        Self::new(&*pkcs11::load(hsm, path)?)
     }
 
     fn new(key: &[u8; KEY_LEN]) -> Result<Self, SealError> {
@@ -176,6 +193,26 @@ impl Sealer {
         body.truncate(len);
         Ok(body)
     }
+}
+
+/// The key in a key file; `None` where there is no file.
+fn read_key(path: &Path) -> Result<Option<Zeroizing<[u8; KEY_LEN]>>, SealError> {
+    let fail = |source| SealError::KeyFile { path: path.into(), source };
+    let mut file = match OpenOptions::new().read(true).open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(fail(e)),
+    };
+    if file.metadata().map_err(fail)?.permissions().mode() & 0o077 != 0 {
+        return Err(SealError::KeyMode(path.into()));
+    }
+    let mut key = Zeroizing::new([0u8; KEY_LEN]);
+    let mut rest = [0u8; 1];
+    file.read_exact(key.as_mut_slice()).map_err(|_| SealError::KeyLength(path.into()))?;
+    if file.read(&mut rest).map_err(fail)? != 0 {
+        return Err(SealError::KeyLength(path.into()));
+    }
+    Ok(Some(key))
 }
 
 /// Creates a file that only its owner may read. Fails if it exists.

@@ -45,7 +45,9 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// There is a database but not the key that its secrets are sealed with.
-    #[error("{0} is missing, and the database's secrets are sealed with it: restore it, or start with an empty store")]
+    #[error(
+        "{0} is missing, and the database's secrets are sealed with it: restore it (a key file goes over to an HSM by --wrap-store-key), or start with an empty store"
+    )]
     KeyLost(String),
     /// The database's secrets are sealed with another key.
     #[error("the database's secrets are sealed with another key than that in {0}: put there the one that its other brokers have")]
@@ -166,8 +168,9 @@ impl Store {
     ///
     /// # Errors
     /// As there.
-    pub fn check(config: &config::Store) -> Result<(), PostgresError> {
-        postgres::Target::configured(config).map(drop)
+    pub fn check(config: &config::Store, data_dir: &Path) -> Result<(), StoreError> {
+        postgres::Target::configured(config)?;
+        Ok(crate::seal::check(&config.key(data_dir))?)
     }
 
     /// Opens `kbs.sqlite` in `dir`, or makes it, with the key beside it.

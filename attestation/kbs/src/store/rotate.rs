@@ -3,7 +3,7 @@
 //! ```text
 //! make FILE.new ──> seal all anew, commit ──> rename FILE.new to FILE
 //! ```
-//! Where this is cut off, FILE.new is left, no broker starts, and doing it again finds out which of the two keys the database has.
+//! With an HSM, FILE has the store's key as the HSM's key has wrapped it; that one stays the same. Where this is cut off, FILE.new is left, no broker starts, and doing it again finds out which of the two keys the database has.
 //!
 //! **Invariant:** there is no moment at which the key that the database is sealed with is in no file.
 
@@ -74,19 +74,25 @@ pub async fn rotate(config: &config::Store, data_dir: &Path, new_variable: Optio
     if !is_there(&key) {
         return Err(RotateError::NoKey(key.to_string()));
     }
+    let load = |path: &Path| match &key {
+        KeySource::Pkcs11 { hsm, .. } => Sealer::from_wrapped(hsm, path),
+        KeySource::File(_) | KeySource::Environment(_) => Sealer::from_file(path),
+    };
     let path = match (&key, new_variable) {
         (KeySource::Environment(_), None) => return Err(RotateError::NoNewVariable),
         (KeySource::Environment(_), Some(name)) => {
             let new = Sealer::load(&KeySource::Environment(name.into()))?;
             return Ok(backend.reseal(&Sealer::load(&key)?, &new).await?);
         }
-        (KeySource::File(path), Some(_)) => return Err(RotateError::Variable(path.display().to_string())),
-        (KeySource::File(path), None) => path,
+        (KeySource::File(path) | KeySource::Pkcs11 { wrapped: path, .. }, Some(_)) => {
+            return Err(RotateError::Variable(path.display().to_string()));
+        }
+        (KeySource::File(path) | KeySource::Pkcs11 { wrapped: path, .. }, None) => path,
     };
     let next = new_file(path);
-    let old = Sealer::from_file(path)?;
+    let old = load(path)?;
     let interrupted = next.exists();
-    let new = Sealer::from_file(&next)?;
+    let new = load(&next)?;
     let values = if interrupted && backend.is_sealed_with(&new).await? {
         0
     } else {

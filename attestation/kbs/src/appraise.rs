@@ -7,6 +7,7 @@
 //! **Invariant:** no verdict without both: evidence that verified, and a policy that answered.
 
 use crate::audit::Comparison;
+use crate::pace::Pace;
 use crate::rego::{self, Kind, Lookup, Policies, PolicyError};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
@@ -20,6 +21,7 @@ use kata_cc_verifier::eventlog::{self, RuntimeLogError};
 use kata_cc_verifier::{Expected, Trust, Verifiers, VerifyError};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The policy in force while no administrator has set another.
@@ -93,6 +95,7 @@ pub struct Verdict {
 pub struct Appraiser {
     verifiers: Arc<Verifiers>,
     policies: Arc<Policies>,
+    paces: Arc<HashMap<TeeType, Pace>>,
 }
 
 impl std::fmt::Debug for Appraiser {
@@ -104,7 +107,11 @@ impl std::fmt::Debug for Appraiser {
 impl Appraiser {
     /// An appraiser that trusts these roots.
     pub fn new(trust: Trust) -> Self {
-        Self { verifiers: Arc::new(Verifiers::new(trust)), policies: Arc::default() }
+        Self {
+            verifiers: Arc::new(Verifiers::new(trust)),
+            policies: Arc::default(),
+            paces: Arc::new(TeeType::ALL.map(|tee| (tee, Pace::default())).into()),
+        }
     }
 
     /// Whether guests of this kind are asked for their evidence.
@@ -123,6 +130,11 @@ impl Appraiser {
         self.verifiers.get(tee)?.challenge(now)
     }
 
+    /// Whether evidence of this kind was lately appraised so quickly that going to another thread for it would take longer.
+    pub fn is_quick(&self, tee: TeeType) -> bool {
+        self.paces.get(&tee).is_some_and(Pace::is_quick)
+    }
+
     /// What the verifier will look for beside this evidence.
     pub fn needs(&self, received: &ToVerify) -> Vec<Need> {
         self.verifiers.get(received.tee()).map(|verifier| verifier.needs(received.evidence())).unwrap_or_default()
@@ -131,6 +143,22 @@ impl Appraiser {
     /// Verifies the evidence of a session and appraises it under `policy`, or under the default where there is none. What was checked of
     /// the evidence is in `checks` whatever comes of it.
     pub fn appraise(
+        &self,
+        received: &ToVerify,
+        policy: Option<&str>,
+        references: &Arc<Lookup>,
+        collateral: &Collateral,
+        now: u64,
+        checks: &mut Checks,
+    ) -> Result<Verdict, Refusal> {
+        let mut appraise = || self.try_appraise(received, policy, references, collateral, now, checks);
+        match self.paces.get(&received.tee()) {
+            Some(pace) => pace.of(appraise),
+            None => appraise(),
+        }
+    }
+
+    fn try_appraise(
         &self,
         received: &ToVerify,
         policy: Option<&str>,

@@ -19,6 +19,7 @@ mod follow;
 pub mod limit;
 pub mod listen;
 pub mod metrics;
+mod pace;
 pub mod reference;
 pub mod rego;
 pub mod release;

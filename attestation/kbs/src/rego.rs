@@ -5,6 +5,7 @@
 //! **Invariant:** a policy that fails, runs too long or answers with anything else than what is asked for is an error, never a yes.
 
 use crate::audit::Comparison;
+use crate::pace::Pace;
 use crate::release::Disclosure;
 use crate::store::ReferenceValues;
 use regorus::utils::limits::ExecutionTimerConfig;
@@ -12,18 +13,13 @@ use regorus::{Engine, Value};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longest policy an administrator may set.
 pub const MAX_POLICY: usize = 256 * 1024;
 const TIME_LIMIT: Duration = Duration::from_secs(2);
 const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(64).expect("64 is not zero");
-/// An answer that takes longer is not waited for on a thread that serves others.
-const QUICK: Duration = Duration::from_millis(2);
-/// So many answers after one that took longer are not either.
-const WARY: u32 = 100;
 /// Policies kept read. In force are two; an administrator who tries others must not push those out at once.
 const MAX_READ: usize = 8;
 /// Most values of one reference value that the audit log shows.
@@ -158,8 +154,7 @@ pub struct Policy {
     engine: Engine,
     /// Whether it says what a guest that is refused may know.
     discloses: bool,
-    /// For how many more answers it is not taken for quick.
-    wary: AtomicU32,
+    pace: Pace,
 }
 
 impl Policy {
@@ -186,7 +181,7 @@ impl Policy {
             return Err(PolicyError::Invalid(format!("it does not define {rule}")));
         }
         let discloses = kind == Kind::Resource && has(DISCLOSE);
-        Ok(Self { engine, discloses, wary: AtomicU32::new(0) })
+        Ok(Self { engine, discloses, pace: Pace::default() })
     }
 
     /// Appraises: `data.policy.trust_claims` over the claims, with `query_reference_value(id)`.
@@ -219,24 +214,10 @@ impl Policy {
             .map_err(|_| PolicyError::Answer { expected: "\"nothing\", \"names\" or \"values\" for data.policy.disclose", found })
     }
 
-    /// Whether it lately answered so quickly that going to another thread for it would take longer.
-    pub fn is_quick(&self) -> bool {
-        self.wary.load(Ordering::Relaxed) == 0
-    }
-
-    fn took(&self, time: Duration) {
-        let wary = |wary: u32| Some(if time > QUICK { WARY } else { wary.saturating_sub(1) });
-        // Always changes it, so never fails.
-        let _ = self.wary.fetch_update(Ordering::Relaxed, Ordering::Relaxed, wary);
-    }
-
     fn ask(&self, question: Question, token: &Value, request: Request<'_>) -> Result<Option<serde_json::Value>, PolicyError> {
         let request = Value::from(serde_json::json!(request));
         let input = BTreeMap::from([(Value::from("token"), token.clone()), (Value::from("data"), request)]);
-        let start = Instant::now();
-        let answer = run(self.engine.clone(), Value::from(input), question.rule());
-        self.took(start.elapsed());
-        answer
+        self.pace.of(|| run(self.engine.clone(), Value::from(input), question.rule()))
     }
 }
 
@@ -265,9 +246,9 @@ pub struct Policies {
 }
 
 impl Policies {
-    /// The policy with this text, if it was read and is quick.
+    /// The policy with this text, if it was read and answers quickly.
     pub fn quick(&self, kind: Kind, rego: &str) -> Option<Arc<Policy>> {
-        self.find(kind, rego).filter(|policy| policy.is_quick())
+        self.find(kind, rego).filter(|policy| policy.pace.is_quick())
     }
 
     /// The policy with this text.

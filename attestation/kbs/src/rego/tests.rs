@@ -509,20 +509,20 @@ fn policies_are_known_by_kind_and_text() {
 }
 
 #[test]
-fn a_policy_that_took_long_is_not_taken_for_quick_for_a_while() {
+fn quick_is_a_policy_that_was_read_and_has_answered_quickly() {
     let policies = Policies::default();
     assert!(policies.quick(Kind::Resource, RESOURCE).is_none(), "reading it takes long");
     let policy = policies.get(Kind::Resource, RESOURCE).unwrap();
-    assert!(policies.quick(Kind::Resource, RESOURCE).is_some());
-    policy.took(QUICK * 2);
-    (1..WARY).for_each(|_| policy.took(Duration::ZERO));
-    assert!(policies.quick(Kind::Resource, RESOURCE).is_none());
-    policy.took(Duration::ZERO);
-    assert!(policies.quick(Kind::Resource, RESOURCE).is_some());
+    assert!(policies.quick(Kind::Resource, RESOURCE).is_none(), "nobody knows yet");
+    // Also where the tests run so many at once that this takes long now and then.
+    assert!((0..10_000).any(|_| {
+        let _ = policy.allows(&Value::new_object(), request("resource", &serde_json::Map::new()));
+        policies.quick(Kind::Resource, RESOURCE).is_some()
+    }));
     let slow = "package policy\nimport rego.v1\nallow if { some i in numbers.range(1, 3000); some j in numbers.range(1, 3000); i * j < 0 }";
     let policy = policies.get(Kind::Resource, slow).unwrap();
     let _ = policy.allows(&Value::new_object(), request("resource", &serde_json::Map::new()));
-    assert!(!policy.is_quick());
+    assert!(policies.quick(Kind::Resource, slow).is_none());
 }
 
 #[test]

@@ -43,13 +43,12 @@ pub async fn attest(
     let references = broker.in_force.in_force(&broker.references, &registered, now);
     let (received, collateral) = collect(&broker, received, now).await?;
     let (appraiser, values) = (broker.appraiser.clone(), Arc::clone(&references.values));
-    let (received, outcome, checks): (ToVerify, Result<Verdict, Refusal>, Checks) = broker
-        .evaluate(move || {
-            let mut checks = Checks::default();
-            let outcome = appraiser.appraise(&received, policy.as_deref(), &values, &collateral, now, &mut checks);
-            (received, outcome, checks)
-        })
-        .await?;
+    let appraise = move || -> (ToVerify, Result<Verdict, Refusal>, Checks) {
+        let mut checks = Checks::default();
+        let outcome = appraiser.appraise(&received, policy.as_deref(), &values, &collateral, now, &mut checks);
+        (received, outcome, checks)
+    };
+    let (received, outcome, checks) = if broker.appraiser.is_quick(tee) { appraise() } else { broker.evaluate(appraise).await? };
 
     let verdict = match outcome {
         Ok(verdict) => verdict,

@@ -123,12 +123,13 @@ impl TokenSigner {
         Ok(Self { scalar, pair, header: URL_SAFE_NO_PAD.encode(header.to_string()), jwk })
     }
 
-    /// The same, with certificates of the key in each token's header and in the JWK set (`x5c`, RFC 7515 section 4.1.6): DER, the key's own first.
-    /// Whether they are of this key is for the caller to know.
+    /// The same, with certificates of the key in the JWK set and in the key of each token's header (`x5c` of `jwk`, RFC 7517 section 4.7): DER, the
+    /// key's own first. CoCo's verifier looks for them there; the header has them once, for tokens travel in a header of HTTP. Whether they are of
+    /// this key is for the caller to know.
     #[must_use]
     pub fn with_certificates(mut self, chain: &[Vec<u8>]) -> Self {
         self.jwk.x5c = chain.iter().map(|certificate| STANDARD.encode(certificate)).collect();
-        let header = json!({"alg": "ES256", "typ": "JWT", "kid": self.jwk.kid, "jwk": self.jwk, "x5c": self.jwk.x5c});
+        let header = json!({"alg": "ES256", "typ": "JWT", "kid": self.jwk.kid, "jwk": self.jwk});
         self.header = URL_SAFE_NO_PAD.encode(header.to_string());
         self
     }
@@ -412,12 +413,13 @@ mod tests {
     }
 
     #[test]
-    fn certificates_are_in_header_and_key_set_and_change_nothing_for_our_verifier() {
+    fn certificates_are_in_the_headers_key_once_and_in_the_key_set_and_change_nothing_for_our_verifier() {
         let signer = TokenSigner::generate().expect("random").with_certificates(&[vec![0x30, 0], vec![0x30, 1, 0]]);
         let tee_key = TeePublicKey::try_from(&TeeKey::generate().expect("random").to_jwk()).expect("a key");
         let token = signer.sign(&ear(&tee_key)).expect("signs");
         let header: Value = parse_part(token.split('.').next().expect("a header"), "header").expect("JSON");
-        assert_eq!((&header["x5c"], &header["jwk"]["x5c"]), (&json!(["MAA=", "MAEA"]), &json!(["MAA=", "MAEA"])));
+        assert_eq!((header.get("x5c"), &header["jwk"]["x5c"]), (None, &json!(["MAA=", "MAEA"])));
+        assert_eq!(unverified_header_key(&token), Ok(Some(json!(signer.public_jwk()))));
         assert!(TokenVerifier::new([&signer.public_jwk()]).expect("a key").verify(&token, NOW).is_ok());
         // Without any there is no such field.
         let (_, _, _, token) = signed();

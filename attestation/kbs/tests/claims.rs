@@ -1,4 +1,5 @@
 //! docs/claims.md says of each claim what the default policy makes of it: none is missing, and none is there that no verifier makes.
+//! The kinds that no default policy is about are held by the verifiers' own tests.
 
 #![allow(clippy::unwrap_used)] // helpers of tests: to panic is to fail
 

@@ -15,6 +15,9 @@
 pub mod azure;
 pub mod cca;
 pub mod checks;
+#[cfg(test)]
+#[path = "../tests/claims_page/mod.rs"]
+mod claims_page;
 pub mod collateral;
 pub mod csv;
 pub mod eventlog;

@@ -1,5 +1,6 @@
 //! VMs of Azure from a made-up root to claims, each link bent. Real evidence is in the module's own tests.
 
+mod claims_page;
 mod tdx_world;
 mod tpm_world;
 mod world;
@@ -141,6 +142,14 @@ fn made_up_vms_verify_with_claims_of_hardware_and_tpm() {
         assert_eq!((&claims["vm_configuration"], &claims["user_data"]), (&json!({"secure-boot": true}), &json!("00")));
         assert_eq!((&claims["simulated"], &claims["root"]), (&json!(true), &json!("lab")));
     }
+}
+
+#[test]
+fn every_claim_is_on_the_page_of_claims() {
+    let [snp, tdx] = [Snp::check(|_| ()), Tdx::check(|_| ())].map(|claims| claims.expect("verifies"));
+    claims_page::compare("Azure's confidential VMs", &["SNP", "TDX"], &[&snp, &tdx]);
+    // One kind alone does not make all of them.
+    assert!(std::panic::catch_unwind(|| claims_page::compare("Azure's confidential VMs", &["SNP"], &[&snp])).is_err());
 }
 
 #[test]

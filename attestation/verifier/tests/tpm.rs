@@ -1,5 +1,6 @@
 //! TPMs from a registered key to claims: a real quote, and a made-up TPM each part of which is bent.
 
+mod claims_page;
 mod tpm_world;
 #[path = "../src/vectors.rs"]
 mod vectors;
@@ -65,6 +66,7 @@ fn a_real_quote_verifies_under_its_key_alone() {
     assert_eq!(claims.as_object().expect("an object").keys().filter(|key| key.starts_with("pcr")).count(), 24);
     assert_eq!((&claims["attestation_key"], &claims["init_data"]), (&json!("rack 7"), &Value::Null));
     assert_eq!(claims["report_data"], report_data.to_string());
+    claims_page::compare("TPM", &[], &[&claims]);
 
     let refused = verify(&json, &spki("root"), &report_data, None);
     assert!(matches!(refused, Err(VerifyError::Tpm(TpmError::Untrusted { trusted: 1 }))), "{refused:?}");

@@ -162,6 +162,7 @@ fn a_real_token_verifies_under_its_platforms_key() {
             assert!(verified.claims()[part].get(name).is_some(), "{name}");
         }
     }
+    crate::claims_page::compare("Arm CCA", &[], &[verified.claims()]);
     // It is in the clear who it is of; another platform's key does not do.
     assert!(matches!(check(&token, &Made::new().trust(), &report_data, None), Err(CcaError::Untrusted { trusted: 1, .. })));
 }
@@ -187,6 +188,9 @@ fn every_byte_of_a_real_token_counts() {
 #[test]
 fn a_made_up_realm_verifies_and_says_what_it_is() {
     let claims = Made::new().check().expect("verifies");
+    let mut more = claims.clone();
+    more["realm"]["cca-realm-brand-new"] = 1.into();
+    assert!(std::panic::catch_unwind(|| crate::claims_page::compare("Arm CCA", &[], &[&more])).is_err());
     assert_eq!(claims["init_data"], hex::encode([DIGEST.as_slice(), &[0; 16]].concat()));
     assert_eq!((&claims["report_data"], &claims["measurement"]), (&json!(REPORT_DATA), &json!("05".repeat(64))));
     assert_eq!(claims["platform"]["cca-platform-lifecycle"], 0x3003);

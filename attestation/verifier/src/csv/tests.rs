@@ -174,6 +174,20 @@ fn refusal(bend: impl FnOnce(&mut Made)) -> CsvError {
     made.check().expect_err("refused")
 }
 
+#[test]
+fn every_claim_is_on_the_page_of_claims() {
+    let of = |version| Made { version, ..Made::new() }.check().expect("verifies");
+    crate::claims_page::compare("Hygon CSV", &[], &[&of(Version::V1), &of(Version::V2)]);
+    // The list is held against what is there: with a claim more, or one less, it fails.
+    for bend in
+        [|claims: &mut Value| claims["brand_new"] = 1.into(), |claims: &mut Value| drop(claims.as_object_mut().map(|c| c.remove("mnonce")))]
+    {
+        let mut claims = of(Version::V2);
+        bend(&mut claims);
+        assert!(std::panic::catch_unwind(|| crate::claims_page::compare("Hygon CSV", &[], &[&claims])).is_err());
+    }
+}
+
 fn real(dir: &std::path::Path) -> Value {
     serde_json::from_slice(&read(dir, &format!("{TRUSTEE}/test_data/csv_evidence.json"))).expect("JSON")
 }

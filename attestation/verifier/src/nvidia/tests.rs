@@ -66,6 +66,7 @@ fn a_real_report_verifies_with_the_recorded_claims() {
     let expected = Expected { report_data: Some(&report_data), initdata_digest: None, now_unix: IN_2024 };
     let verified = verifier.verify(&json, &expected, &Collateral::none(), &mut Checks::default()).expect("verifies");
     let claims = &verified.claims()["devices"][0];
+    crate::claims_page::compare("NVIDIA GPUs", &[], &[claims]);
     let recorded = read(&dir, &format!("{TRUSTEE}/test_data/nvidia/hopperAttestationReport-claims.txt"));
     let recorded: Value = serde_json::from_slice(&recorded).expect("JSON");
     assert_eq!(claims["measurements"], recorded["measurements"]);

@@ -13,6 +13,7 @@ mod timeline;
 mod verify;
 mod verify_eventlog;
 mod verify_manifest;
+mod verify_token;
 
 use clap::Subcommand;
 

@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Eventlog(super::verify_eventlog::Args),
     /// Verify a manifest of reference values and show what is in it.
     Manifest(super::verify_manifest::Args),
+    /// Verify an attestation token for somebody who relies on it, and show each check with the value compared.
+    Token(super::verify_token::Args),
 }
 
 /// Arguments of `verify evidence`.
@@ -114,7 +116,7 @@ fn parse_root(text: &str) -> Result<(String, PathBuf), String> {
     Ok((name.to_owned(), file.into()))
 }
 
-fn parse_time(text: &str) -> Result<SystemTime, String> {
+pub(super) fn parse_time(text: &str) -> Result<SystemTime, String> {
     humantime::parse_rfc3339(text).map_err(|_| format!("expected a UTC time such as 2026-01-31T12:00:00Z, found {text:?}"))
 }
 
@@ -123,6 +125,7 @@ pub(crate) fn run(command: &Command, format: Format) -> anyhow::Result<Outcome> 
         Command::Evidence(args) => args,
         Command::Eventlog(args) => return super::verify_eventlog::run(args, format),
         Command::Manifest(args) => return super::verify_manifest::run(args, format),
+        Command::Token(args) => return super::verify_token::run(args, format),
     };
     let told = verify(args)?;
     show(format, "verify.evidence", &told.json(), || told.text())?;
@@ -256,15 +259,7 @@ impl Told {
     }
 
     fn text(&self) -> String {
-        let mut out = String::new();
-        for check in self.checks.all() {
-            let (mark, note) = match check.outcome {
-                checks::Outcome::Pass => ("pass", format!(" (expected {})", check.expected)),
-                checks::Outcome::Fail => ("FAIL", format!(" (expected {})", check.expected)),
-                checks::Outcome::NotCompared => ("    ", " (not compared)".to_owned()),
-            };
-            out += &format!("{mark}  {:<17} {}{note}\n", check.name, check.found);
-        }
+        let mut out = text_of(&self.checks);
         if let Some(name) = self.simulated_root() {
             out += &format!("SIMULATED: signed under the simulated root {name:?}; no hardware vouches for this guest\n");
         }
@@ -280,6 +275,20 @@ impl Told {
         };
         out
     }
+}
+
+/// One line for each check.
+pub(super) fn text_of(checks: &Checks) -> String {
+    let mut out = String::new();
+    for check in checks.all() {
+        let (mark, note) = match check.outcome {
+            checks::Outcome::Pass => ("pass", format!(" (expected {})", check.expected)),
+            checks::Outcome::Fail => ("FAIL", format!(" (expected {})", check.expected)),
+            checks::Outcome::NotCompared => ("    ", " (not compared)".to_owned()),
+        };
+        out += &format!("{mark}  {:<17} {}{note}\n", check.name, check.found);
+    }
+    out
 }
 
 /// Evidence as JSON, or as raw bytes that the kind makes JSON of. No report or quote begins like a JSON object.

@@ -201,7 +201,7 @@ async fn in_vault(vault: Vault, store: &Store) -> Result<Resources, StoreError> 
     if let Err(error) = vault.ready().await {
         tracing::error!(%error, "the Vault cannot be used now");
     }
-    Ok(Resources::Vault(vault))
+    Ok(Resources::Vault(vault.into()))
 }
 
 async fn secure_execution(se: &Se, store: &Store, config: &Config, now: u64) -> anyhow::Result<SecureExecution> {

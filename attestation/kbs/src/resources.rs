@@ -28,7 +28,7 @@ pub enum Resources {
     /// In the broker's store.
     Store(Store),
     /// In a Vault.
-    Vault(Vault),
+    Vault(Box<Vault>),
 }
 
 impl Resources {

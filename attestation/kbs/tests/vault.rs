@@ -117,7 +117,7 @@ impl Bao {
 
     fn broker(&self, config: &config::Vault) -> TestBroker {
         let vault = Vault::configured(config).unwrap();
-        TestBroker::changed(|_| (), |broker| broker.with_resources(Resources::Vault(vault)))
+        TestBroker::changed(|_| (), |broker| broker.with_resources(Resources::Vault(vault.into())))
     }
 }
 

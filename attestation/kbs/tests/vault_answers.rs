@@ -113,6 +113,23 @@ async fn a_token_that_is_renewed_meanwhile_is_tried_once_more() {
 }
 
 #[tokio::test]
+async fn whoever_asks_whether_the_broker_is_ready_does_not_each_ask_the_vault() {
+    for (status, body, is_ready) in [
+        ("200 OK", r#"{"data":{"type":"kv","options":{"version":"2"}}}"#, true),
+        ("200 OK", r#"{"data":{"type":"kv","options":{"version":"1"}}}"#, false),
+        ("200 OK", r#"{"data":{"type":"pki","options":{"version":"2"}}}"#, false),
+        ("200 OK", r#"{"data":{"type":"kv","options":null}}"#, false),
+        ("503 Sealed", r#"{"errors":["Vault is sealed"]}"#, false),
+    ] {
+        let fixture = answering(vec![answer(status, body); 50], |_, _| ());
+        for _ in 0..50 {
+            assert_eq!(fixture.vault.ready().await.is_ok(), is_ready, "{body}");
+        }
+        assert!(fixture.heads.try_iter().count() < 50);
+    }
+}
+
+#[tokio::test]
 async fn files_that_cannot_be_used_are_refused_by_name() {
     let fixture = answering(Vec::new(), |_, _| ());
     let token = fixture.dir.path().join("token");

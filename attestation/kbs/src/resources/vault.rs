@@ -20,6 +20,7 @@ use serde::Deserialize;
 use std::borrow::Cow;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
@@ -58,7 +59,7 @@ pub enum VaultSetupError {
 }
 
 /// Why the Vault did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum VaultError {
     /// It does not answer, or not now.
     #[error("the Vault does not answer: {0}")]
@@ -105,7 +106,7 @@ pub enum VaultError {
     },
     /// The token's file could not be read.
     #[error("cannot read the Vault's token from {}", .0.display())]
-    TokenFile(PathBuf, #[source] std::io::Error),
+    TokenFile(PathBuf, #[source] Arc<std::io::Error>),
     /// Everybody may read the token.
     #[error("{} has the Vault's token and may be read by everybody: chmod o= it", .0.display())]
     TokenMode(PathBuf),
@@ -123,8 +124,8 @@ pub struct Vault {
     prefix: String,
     namespace: Option<HeaderValue>,
     token_file: PathBuf,
-    /// When the Vault was last asked whether it is ready, and whether it was.
-    asked: Mutex<Option<Instant>>,
+    /// When the Vault was last asked whether it is ready, and what it was.
+    asked: Mutex<Option<(Instant, Result<(), VaultError>)>>,
 }
 
 impl std::fmt::Debug for Vault {
@@ -219,10 +220,18 @@ impl Vault {
     /// Whether it answers, knows the token, and has a KV engine of version 2 where the resources should be.
     pub async fn ready(&self) -> Result<(), VaultError> {
         let mut asked = self.asked.lock().await;
-        if asked.is_some_and(|since| since.elapsed() < READY_FOR) {
-            return Ok(());
+        // A failure too: those who wait here for a Vault that is silent would each wait for it once more.
+        if let Some((since, known)) = asked.as_ref()
+            && since.elapsed() < READY_FOR
+        {
+            return known.clone();
         }
-        *asked = None;
+        let found = self.ask_ready().await;
+        *asked = Some((Instant::now(), found.clone()));
+        found
+    }
+
+    async fn ask_ready(&self) -> Result<(), VaultError> {
         let what = "see an engine, if there is one,";
         let response = self.ask(Method::GET, &format!("sys/internal/ui/mounts/{}", self.mount), None, what).await?;
         if response.status() != StatusCode::OK {
@@ -236,7 +245,6 @@ impl Vault {
         if !serde_json::from_slice::<Answer<Mount>>(&body).is_ok_and(|answer| is_kv2(answer.data)) {
             return Err(VaultError::Engine(self.mount.clone()));
         }
-        *asked = Some(Instant::now());
         Ok(())
     }
 
@@ -436,7 +444,7 @@ async fn bounded(mut response: Response) -> Result<Zeroizing<Vec<u8>>, VaultErro
 
 fn read_token(path: &Path) -> Result<Zeroizing<String>, VaultError> {
     use std::io::Read as _;
-    let fail = |source| VaultError::TokenFile(path.into(), source);
+    let fail = |source| VaultError::TokenFile(path.into(), Arc::new(source));
     let file = std::fs::File::open(path).map_err(fail)?;
     // Its group may be that of the agent which renews it.
     if file.metadata().map_err(fail)?.permissions().mode() & 0o007 != 0 {

@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests: to panic is to fail
 
+mod http;
+
 use kata_cc_kbs::config;
 use kata_cc_kbs::resources::{Vault, VaultError, VaultSetupError};
 use kata_cc_kbs::seal::write_new_private;
 use kata_cc_kbs_protocol::ResourcePath;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
 struct Fixture {
@@ -150,4 +153,40 @@ async fn files_that_cannot_be_used_are_refused_by_name() {
     let with = |ca: std::path::PathBuf| Vault::configured(&config::Vault { ca: Some(ca), ..good.clone() });
     assert!(matches!(with("/nowhere/ca.pem".into()), Err(VaultSetupError::Read(_))));
     assert!(matches!(with(token), Err(VaultSetupError::Authority(_))));
+}
+
+#[test]
+fn a_broker_starts_without_its_vault_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    write_new_private(&token, b"CANARY-token").unwrap();
+    // A port that was free a moment ago: nobody answers there.
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\ninsecure_http = true\ndata_dir = {:?}\n[vault]\naddress = \"http://{nobody}\"\ntoken_file = {token:?}\n",
+        dir.path().join("data")
+    );
+    let config = dir.path().join("kbs.toml");
+    std::fs::write(&config, text).unwrap();
+    let broker = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kata-cc-kbs"));
+        command.arg("--config").arg(&config).env("RUST_LOG", "trace").stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    assert!(broker().arg("--check-config").output().unwrap().status.success(), "a check asks nobody");
+
+    let mut process = broker().spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let ready = line.trim().strip_prefix("http://").map(|address| http::call(address.parse().unwrap(), "GET", "/readyz", &[], &[]));
+    process.kill().unwrap();
+    let said = String::from_utf8(process.wait_with_output().unwrap().stderr).unwrap();
+    let ready = ready.unwrap_or_else(|| panic!("it did not start: {said}"));
+    assert!(ready.status == 503 && String::from_utf8_lossy(&ready.body).contains("VaultUnavailable"), "{said}");
+    assert!(said.contains("the Vault cannot be used now") && !said.contains("CANARY"), "{said}");
+
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let refused = broker().arg("--check-config").output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("[vault]") && said.contains("chmod o="), "{said}");
 }

@@ -61,6 +61,7 @@ pub(crate) fn test(cx: &Context, profile: Profile, options: &TestOptions) -> Res
     step(cx, &mut summary, "unit tests", |summary| unit_tests(cx, summary))?;
     step(cx, &mut summary, "brokers on PostgreSQL", |_| postgres(cx))?;
     step(cx, &mut summary, "store keys in an HSM", |_| hsm(cx))?;
+    step(cx, &mut summary, "resources in a Vault", |_| vault(cx))?;
     step(cx, &mut summary, "launch digests against sev-snp-measure", |_| {
         Ok(match oracle::prepare(cx)? {
             Err(why) => Outcome::Skipped(why),
@@ -111,7 +112,7 @@ fn step(cx: &Context, summary: &mut Summary, name: &str, work: impl FnOnce(&mut 
 
 fn unit_tests(cx: &Context, summary: &mut Summary) -> Result<Outcome> {
     // Shown output, because tests say there what they had to skip.
-    let (outcome, skipped) = rust_tests(cx, "unit tests", &["--workspace", "--no-fail-fast", "--", "--show-output"])?;
+    let (outcome, skipped) = rust_tests(cx, "unit tests", &["--workspace", "--no-fail-fast", "--", "--show-output"], &[])?;
     // Those that are ignored here are what steps of their own run, or say that they skip.
     skipped.into_iter().filter(|what| !what.ends_with(" ignored tests")).for_each(|what| summary.skip(what));
     Ok(outcome)
@@ -125,7 +126,7 @@ fn postgres(cx: &Context) -> Result<Outcome> {
         let why = "no PostgreSQL: install Debian's package postgresql, or name its programs' directory in KATA_CC_POSTGRES";
         return Ok(Outcome::Skipped(why.into()));
     }
-    ignored_tests(cx, "postgres")
+    ignored_tests(cx, "postgres", &[])
 }
 
 /// Tests that keep keys in SoftHSM.
@@ -134,13 +135,25 @@ fn hsm(cx: &Context) -> Result<Outcome> {
     if let Some(missing) = needed.iter().find(|path| !Path::new(path).is_file()) {
         return Ok(Outcome::Skipped(format!("no {missing}: install Debian's packages softhsm2 and opensc")));
     }
-    ignored_tests(cx, "pkcs11")
+    ignored_tests(cx, "pkcs11", &[])
+}
+
+/// Tests that start OpenBao.
+fn vault(cx: &Context) -> Result<Outcome> {
+    const PROGRAM: &str = "KATA_CC_BAO";
+    if std::env::var_os(PROGRAM).is_some() {
+        return ignored_tests(cx, "vault", &[]);
+    }
+    match setup::python::openbao(cx)? {
+        Ok(program) => ignored_tests(cx, "vault", &[(PROGRAM, &program)]),
+        Err(why) => Ok(Outcome::Skipped(format!("{why}; or name OpenBao's program in {PROGRAM}"))),
+    }
 }
 
 /// The ignored tests of one file.
-fn ignored_tests(cx: &Context, name: &str) -> Result<Outcome> {
+fn ignored_tests(cx: &Context, name: &str, environment: &[(&str, &Path)]) -> Result<Outcome> {
     // By the whole workspace, as the unit tests were built: with one crate alone its dependencies would have other features, and be built again.
-    let (outcome, _) = rust_tests(cx, name, &["--workspace", "--test", name, "--", "--ignored"])?;
+    let (outcome, _) = rust_tests(cx, name, &["--workspace", "--test", name, "--", "--ignored"], environment)?;
     if outcome == Outcome::Passed(0) {
         return Ok(Outcome::Failed(0, 1, "no test ran: are they still marked as ignored?".into()));
     }
@@ -148,9 +161,9 @@ fn ignored_tests(cx: &Context, name: &str) -> Result<Outcome> {
 }
 
 /// What came of tests, and what they skipped.
-fn rust_tests(cx: &Context, name: &str, arguments: &[&str]) -> Result<(Outcome, Vec<String>)> {
+fn rust_tests(cx: &Context, name: &str, arguments: &[&str], environment: &[(&str, &Path)]) -> Result<(Outcome, Vec<String>)> {
     let mut cargo = cx.cargo();
-    cargo.args(["test", "--locked"]).args(arguments);
+    cargo.args(["test", "--locked"]).args(arguments).envs(environment.iter().copied());
     let (status, log) = cx.run.tried(name, &mut cargo)?;
     let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
     let (passed, failed, skipped) = read_test_log(&text);

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::artifacts::Artifacts;
 use crate::context::Context;
 use crate::process;
+use crate::setup::python;
 
 const PACKAGE: &str = "sev-snp-measure==0.0.13";
 const SCRIPT: &str = include_str!("oracle.py");
@@ -35,26 +36,7 @@ struct Launch {
 
 /// The other implementation's Python, installed if need be; or why it cannot be had.
 pub(crate) fn prepare(cx: &Context) -> Result<Result<PathBuf, String>> {
-    let venv = cx.cache("oracle").join(PACKAGE.replace('=', "-"));
-    let python = venv.join("bin/python3");
-    let complete = venv.join("complete");
-    if !complete.is_file() {
-        let what = "install sev-snp-measure";
-        // pyenv and the like may shadow the Python that has the venv module.
-        let system = Path::new("/usr/bin/python3");
-        let mut make = Command::new(if system.is_file() { system } else { Path::new("python3") });
-        let (made, _) = cx.run.tried(&format!("{what} (venv)"), make.args(["-m", "venv", "--clear"]).arg(&venv))?;
-        if !made.success() {
-            return Ok(Err("cannot make a Python environment (package python3-venv)".into()));
-        }
-        let mut pip = Command::new(&python);
-        let (installed, log) = cx.run.tried(what, pip.args(["-m", "pip", "install", "--disable-pip-version-check", PACKAGE]))?;
-        if !installed.success() {
-            return Ok(Err(format!("cannot install {PACKAGE} (see {})", log.display())));
-        }
-        fs::write(complete, b"")?;
-    }
-    Ok(Ok(python))
+    Ok(python::environment(cx, PACKAGE)?.map(|environment| environment.join("bin/python3")))
 }
 
 /// Compares so many launches; says what was compared.

@@ -5,6 +5,7 @@
 //! ([`tools`]).
 
 pub(crate) mod debian;
+pub(crate) mod python;
 pub(crate) mod tools;
 pub(crate) mod unpacked;
 

@@ -68,6 +68,14 @@ impl FromStr for BaseUrl {
     }
 }
 
+impl BaseUrl {
+    /// The URL, without a slash at its end.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Why a piece was not fetched.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchError {

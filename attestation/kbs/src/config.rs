@@ -23,6 +23,7 @@ mod snp;
 mod store;
 mod tdx;
 mod tpm;
+mod vault;
 
 pub use admin::{Admin, IdentityProvider, Role};
 pub use cca::Cca;
@@ -40,6 +41,7 @@ use std::time::Duration;
 pub use store::{KeySource, Pkcs11, Store};
 pub use tdx::Tdx;
 pub use tpm::Tpm;
+pub use vault::Vault;
 
 /// A configuration file larger than this is not one.
 const MAX_CONFIG: u64 = 1024 * 1024;
@@ -118,6 +120,8 @@ pub struct Config {
     /// What no broker with real secrets allows.
     #[serde(default)]
     pub development: Development,
+    /// Where the resources are, if not in the store.
+    pub vault: Option<Vault>,
     /// The tokens that are issued.
     #[serde(default)]
     pub token: Token,
@@ -216,6 +220,9 @@ impl Config {
         self.tpm.check()?;
         if let Some(se) = &self.se {
             se.check()?;
+        }
+        if let Some(vault) = &self.vault {
+            vault.check()?;
         }
         if self.token.issuer.is_empty() {
             return invalid("`token.issuer` is empty".into());
@@ -348,6 +355,21 @@ mod tests {
         refused(&with(&hsm.replace("\"k\"", &format!("{:?}", "k".repeat(256)))), "store.pkcs11.key");
         refused(&with(&format!("{hsm}pin = \"1234\"")), "unknown field");
         refused(&with("mysql = \"x\""), "unknown field");
+    }
+
+    #[test]
+    fn a_vault_is_asked_over_https_and_under_plain_names() {
+        assert!(Config::parse(MINIMAL).unwrap().vault.is_none());
+        let with = |address: &str, more: &str| format!("{MINIMAL}[vault]\naddress = \"{address}\"\ntoken_file = \"t\"\n{more}\n");
+        let vault = Config::parse(&with("https://vault:8200/", "")).unwrap().vault.unwrap();
+        assert_eq!((vault.address.as_str(), vault.mount.as_str(), vault.prefix.as_str()), ("https://vault:8200", "secret", ""));
+        assert!(Config::parse(&with("http://127.0.0.1:8200", "mount = \"team/kv\"\nprefix = \"a/b\"\nnamespace = \"n/m\"")).is_ok());
+        refused(&with("http://vault:8200", ""), "not https");
+        for bad in ["mount = \"\"", "mount = \"/kv\"", "prefix = \"a//b\"", "prefix = \"a/../b\"", "prefix = \"a?b\"", "namespace = \"\""] {
+            refused(&with("https://vault", bad), "segments between single slashes");
+        }
+        refused(&with("https://vault", "token = \"s.1\""), "unknown field");
+        refused(&format!("{MINIMAL}[vault]\naddress = \"https://vault\"\n"), "missing field `token_file`");
     }
 
     #[test]

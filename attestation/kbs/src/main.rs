@@ -9,6 +9,7 @@ use kata_cc_kbs::appraise::Appraiser;
 use kata_cc_kbs::config::{Config, Se};
 use kata_cc_kbs::listen;
 use kata_cc_kbs::reference::References;
+use kata_cc_kbs::resources::{Resources, Vault};
 use kata_cc_kbs::seal::pkcs11::wrap_key_file;
 use kata_cc_kbs::secure_execution::{Files, SecureExecution};
 use kata_cc_kbs::server::{Broker, Clock, Parts, router};
@@ -66,6 +67,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let trust = trust::configured(&config)?;
     let references = References::configured(&config.references)?;
     let signer = token_key::configured(&config.token)?;
+    let vault = config.vault.as_ref().map(Vault::configured).transpose().context("[vault]")?;
     // A clock before 1970 reads as 0: every certificate is then "not yet valid", so nothing is released.
     let clock: Clock = Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
     if cli.check_config {
@@ -94,7 +96,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         eprintln!("{values} stored values are sealed with the new key.");
         return Ok(());
     }
-    runtime.block_on(serve(&config, Given { tls, trust, references, signer }, clock))
+    runtime.block_on(serve(&config, Given { tls, trust, references, signer, vault }, clock))
 }
 
 /// What the files say that the configuration names.
@@ -103,16 +105,21 @@ struct Given {
     trust: Trust,
     references: References,
     signer: Option<TokenSigner>,
+    vault: Option<Vault>,
 }
 
 async fn serve(config: &Config, given: Given, clock: Clock) -> anyhow::Result<()> {
-    let Given { tls, mut trust, references, signer } = given;
+    let Given { tls, mut trust, references, signer, vault } = given;
     let store = Store::configured(&config.store, &config.data_dir).await.context("cannot open the store")?;
     let (admins, origin) = Admins::from_config(&config.admin, &config.data_dir)?;
     if let Origin::Made(private_key) = origin {
         eprintln!("Made an administrator key: {} (keep it private; move it to where you administer from)", private_key.display());
     }
     tell(&references, &store).await?;
+    let resources = match vault {
+        Some(vault) => in_vault(vault, &store).await?,
+        None => Resources::Store(store.clone()),
+    };
     let signer = match signer {
         Some(brought) => brought,
         None => TokenSigner::from_bytes(&store.key_or("token", make_token_key).await?)?,
@@ -133,7 +140,8 @@ async fn serve(config: &Config, given: Given, clock: Clock) -> anyhow::Result<()
         issuer: config.token.issuer.clone(),
         secure: tls.is_some(),
     };
-    let broker = Arc::new(Broker::new(parts, Arc::clone(&clock))?.with_auth_rate(config.http.auth_rate()).with_references(references));
+    let broker = Broker::new(parts, Arc::clone(&clock))?.with_auth_rate(config.http.auth_rate()).with_references(references);
+    let broker = Arc::new(broker.with_resources(resources));
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -182,6 +190,18 @@ async fn tell(references: &References, store: &Store) -> Result<(), StoreError> 
         );
     }
     Ok(())
+}
+
+/// Says what an operator should know about a Vault. One that is away now may be there later: `/readyz` says so.
+async fn in_vault(vault: Vault, store: &Store) -> Result<Resources, StoreError> {
+    let left = store.resource_names().await?.len();
+    if left > 0 {
+        tracing::warn!(left, "resources are in the store and not served: [vault] has the resources");
+    }
+    if let Err(error) = vault.ready().await {
+        tracing::error!(%error, "the Vault cannot be used now");
+    }
+    Ok(Resources::Vault(vault.into()))
 }
 
 async fn secure_execution(se: &Se, store: &Store, config: &Config, now: u64) -> anyhow::Result<SecureExecution> {

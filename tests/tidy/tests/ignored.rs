@@ -5,8 +5,11 @@ use std::path::Path;
 use kata_cc_tidy::{files, none, text};
 
 /// Files whose tests are ignored by `cargo test`, and the step that runs them.
-const RUN_ELSEWHERE: &[(&str, &str)] =
-    &[("attestation/kbs/tests/postgres.rs", "brokers on PostgreSQL"), ("attestation/kbs/tests/pkcs11.rs", "store keys in an HSM")];
+const RUN_ELSEWHERE: &[(&str, &str)] = &[
+    ("attestation/kbs/tests/postgres.rs", "brokers on PostgreSQL"),
+    ("attestation/kbs/tests/pkcs11.rs", "store keys in an HSM"),
+    ("attestation/kbs/tests/vault.rs", "resources in a Vault"),
+];
 
 /// In two parts, so that this file has it not.
 const MARK: &str = concat!("#[ign", "ore");

@@ -63,7 +63,7 @@ const PACKAGES: &[Package] = &[
     package("postgresql", "the database that brokers of the tests share; each test runs one of its own"),
     package("softhsm2", "an HSM in software, for the broker's keys; each test has tokens of its own"),
     package("opensc", "makes keys in that HSM (pkcs11-tool)"),
-    package("python3-venv", "runs sev-snp-measure, which launch digests are compared with"),
+    package("python3-venv", "has sev-snp-measure, which launch digests are compared with, and OpenBao"),
 ];
 
 /// Packages that are not there.

@@ -1,6 +1,7 @@
 //! Refusals on the wire: CoCo's body `{"type", "detail"}` with the status code that says whose fault it is.
 
 use crate::rego::PolicyError;
+use crate::resources::{ResourceError, VaultError};
 use crate::session::SessionError;
 use crate::store::StoreError;
 use axum::http::{StatusCode, header};
@@ -86,6 +87,36 @@ impl From<StoreError> for ApiError {
             }
             e => Self::internal("store", &e),
         }
+    }
+}
+
+impl From<ResourceError> for ApiError {
+    fn from(e: ResourceError) -> Self {
+        match e {
+            ResourceError::Store(e) => e.into(),
+            ResourceError::Vault(e) => e.into(),
+        }
+    }
+}
+
+impl From<VaultError> for ApiError {
+    /// The caller learns whose fault it is, and the mount: not the caller's, who has no part in it.
+    fn from(e: VaultError) -> Self {
+        tracing::error!(error = %causes(&e), "vault");
+        let (status, variant) = match e {
+            VaultError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "VaultUnavailable"),
+            VaultError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLarge"),
+            VaultError::TooMany(_) => (StatusCode::INSUFFICIENT_STORAGE, "StoreFull"),
+            VaultError::Denied { .. }
+            | VaultError::NoMount(_)
+            | VaultError::Engine(_)
+            | VaultError::Form { .. }
+            | VaultError::Status { .. } => (StatusCode::BAD_GATEWAY, "VaultRefused"),
+            VaultError::TokenFile(..) | VaultError::TokenMode(_) | VaultError::TokenForm(_) => {
+                return Self::internal("the Vault's token", &e);
+            }
+        };
+        Self::new(status, variant, e.to_string())
     }
 }
 

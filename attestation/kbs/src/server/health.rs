@@ -14,13 +14,14 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Somebody can administer, and the store answers.
+/// Somebody can administer, and the store answers, and the Vault where the resources are in one.
 pub async fn readyz(State(broker): State<Arc<Broker>>) -> Result<&'static str, ApiError> {
     if broker.admins.is_empty() {
         let detail = "neither an administrator's key nor an identity provider is there: nothing is served";
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "NotReady", detail));
     }
     broker.store.ready().await?;
+    broker.resources.ready().await?;
     Ok("ok\n")
 }
 

@@ -23,6 +23,7 @@ use crate::limit::{Rate, RateLimit};
 use crate::metrics::Metrics;
 use crate::reference::{References, Remembered};
 use crate::rego::Policies;
+use crate::resources::Resources;
 use crate::store::Store;
 use crate::tokens::Tokens;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -46,6 +47,8 @@ pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 pub struct Broker {
     /// What is kept.
     pub store: Store,
+    /// Where the resources are.
+    pub resources: Resources,
     /// Who may administer.
     pub admins: Admins,
     /// Counters.
@@ -111,6 +114,7 @@ impl Broker {
     /// A broker that trusts the tokens of its own signer and no others.
     pub fn new(parts: Parts, clock: Clock) -> Result<Self, kata_cc_kbs_protocol::TokenError> {
         Ok(Self {
+            resources: Resources::Store(parts.store.clone()),
             store: parts.store,
             admins: parts.admins,
             metrics: Metrics::default(),
@@ -140,6 +144,12 @@ impl Broker {
     /// With these reference values counting; without it, none do.
     pub fn with_references(mut self, references: References) -> Self {
         self.references = references;
+        self
+    }
+
+    /// With resources in this place; without it, they are in the store.
+    pub fn with_resources(mut self, resources: Resources) -> Self {
+        self.resources = resources;
         self
     }
 

@@ -81,7 +81,7 @@ async fn try_read(
         let detail = release::refusal(token.ear(), path, decided.disclosure.unwrap_or(Disclosure::Nothing));
         return Err(ApiError::new(StatusCode::FORBIDDEN, "PolicyDeny", detail));
     }
-    let secret = broker.store.release(path, decision.clone()).await?;
+    let secret = broker.resources.release(&broker.store, path, decision.clone()).await?;
     decision.of_found(secret.is_some()).log();
     let secret = secret.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "ResourceNotFound", format!("there is no resource {path}")))?;
     let key = token.tee_key().map_err(|e| ApiError::new(StatusCode::UNAUTHORIZED, "TokenInvalid", e.to_string()))?;
@@ -122,7 +122,7 @@ pub async fn write(
 ) -> Result<StatusCode, ApiError> {
     let path = resource_path(segments)?;
     let by = broker.require_admin(&headers, Permission::WriteResource, &format!("/kbs/v0/resource/{path}")).await?;
-    let existed = broker.store.put_resource(&path, body).await?;
+    let existed = broker.resources.put(&path, body).await?;
     record_change(&broker, &by, Action::WriteResource, &path, if existed { "replaced" } else { "created" }).await?;
     Ok(StatusCode::OK)
 }
@@ -131,7 +131,7 @@ pub async fn write(
 pub async fn delete(State(broker): State<Arc<Broker>>, segments: Segments, headers: HeaderMap) -> Result<StatusCode, ApiError> {
     let path = resource_path(segments)?;
     let by = broker.require_admin(&headers, Permission::DeleteResource, &format!("/kbs/v0/resource/{path}")).await?;
-    if !broker.store.delete_resource(&path).await? {
+    if !broker.resources.delete(&path).await? {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "ResourceNotFound", format!("there is no resource {path}")));
     }
     record_change(&broker, &by, Action::DeleteResource, &path, "deleted").await?;
@@ -147,7 +147,7 @@ pub struct Names {
 /// Lists names, never values.
 pub async fn list(State(broker): State<Arc<Broker>>, headers: HeaderMap) -> Result<Json<Names>, ApiError> {
     broker.require_admin(&headers, Permission::ListResources, "/kbs/v0/resource").await?;
-    Ok(Json(Names { resources: broker.store.resource_names().await? }))
+    Ok(Json(Names { resources: broker.resources.names().await? }))
 }
 
 async fn record_change(broker: &Broker, by: &Administrator, action: Action, path: &ResourcePath, outcome: &str) -> Result<(), ApiError> {

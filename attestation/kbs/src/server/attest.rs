@@ -29,7 +29,7 @@ pub const POLICY_ID: &str = "default_cpu";
 pub async fn attest(
     State(broker): State<Arc<Broker>>,
     headers: HeaderMap,
-    Bounded(body): Bounded,
+    Bounded(body, _part): Bounded,
 ) -> Result<Json<TokenResponse>, ApiError> {
     let _turn = broker.attests.acquire().await.map_err(|e| ApiError::internal("attest", &e))?;
     let id = session_id(&headers).ok_or(SessionError::Unknown)?;

@@ -1,7 +1,7 @@
 //! `POST /kbs/v0/auth`: opens a session and hands out its challenge. Open to everybody.
 
 use super::Broker;
-use super::body::Bounded;
+use super::body::{Bounded, MAX_AUTH_BODY};
 use super::error::ApiError;
 use axum::Json;
 use axum::extract::State;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use std::sync::Arc;
 
 /// Request to challenge.
-pub async fn auth(State(broker): State<Arc<Broker>>, Bounded(body): Bounded) -> Result<Response, ApiError> {
+pub async fn auth(State(broker): State<Arc<Broker>>, Bounded(body, _part): Bounded<MAX_AUTH_BODY>) -> Result<Response, ApiError> {
     let request = Request::from_json(&body)?;
     let now = broker.now();
     // Said now rather than to evidence that took pains to make.

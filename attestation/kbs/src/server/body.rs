@@ -1,41 +1,130 @@
-//! Request bodies: bounded in size and in time, before anything is parsed.
+//! Request bodies: bounded in size, in time and together, before anything is parsed.
+//!
+//! A body is read before anybody knows who sends it. One is bounded by [`MAX_BODY`]; of as many as there may be connections, that is gigabytes.
 
+use super::Broker;
 use super::error::ApiError;
-use axum::body::{Bytes, HttpBody as _};
-use axum::extract::rejection::BytesRejection;
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Largest body.
 pub const MAX_BODY: usize = 2 * 1024 * 1024;
 /// Largest body of `/auth`, which is some hundred bytes and which anybody may send.
 pub const MAX_AUTH_BODY: usize = 16 * 1024;
+/// Bytes of all bodies that are held at a time, as far as they have come.
+pub const MAX_HELD: usize = 128 * 1024 * 1024;
 /// A client that needs longer to send its body is cut off.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-fn too_large() -> ApiError {
-    let detail = format!("the body is larger than this path takes: {MAX_AUTH_BODY} bytes for /auth, {MAX_BODY} for others");
-    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLarge", detail)
+/// How many bytes of bodies are held.
+#[derive(Debug, Clone, Default)]
+pub struct Held(Arc<AtomicUsize>);
+
+/// The part that one body has of them, until it is dropped.
+#[derive(Debug)]
+pub struct Part {
+    held: Held,
+    bytes: usize,
 }
 
-/// A body within the limits.
-#[derive(Debug)]
-pub struct Bounded(pub Bytes);
+impl Part {
+    fn of(held: &Held) -> Self {
+        Self { held: held.clone(), bytes: 0 }
+    }
 
-impl<S: Send + Sync> FromRequest<S> for Bounded {
+    fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
+        let sum = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= MAX_HELD);
+        match self.held.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum) {
+            Ok(_) => self.bytes = self.bytes.saturating_add(bytes),
+            Err(_) => {
+                let detail = format!("the broker holds {MAX_HELD} bytes of requests, as many as it may: try again in a while");
+                return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "Busy", detail));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.held.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A body of at most `MAX` bytes, and the part that it has of what is held, for as long as the handler runs.
+#[derive(Debug)]
+pub struct Bounded<const MAX: usize = MAX_BODY>(pub Bytes, pub Part);
+
+impl<const MAX: usize> FromRequest<Arc<Broker>> for Bounded<MAX> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        // What will be too large need not be waited for.
-        if request.body().size_hint().lower() > MAX_BODY as u64 {
+    async fn from_request(request: Request, broker: &Arc<Broker>) -> Result<Self, ApiError> {
+        let timeout = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "Timeout", "the body did not arrive in time");
+        tokio::time::timeout(BODY_TIMEOUT, read(request.into_body(), Part::of(&broker.held))).await.map_err(timeout)?
+    }
+}
+
+async fn read<const MAX: usize>(mut body: Body, mut part: Part) -> Result<Bounded<MAX>, ApiError> {
+    let too_large = || {
+        let detail = format!("the body is larger than the {MAX} bytes that this path takes");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLarge", detail)
+    };
+    // What will be too large need not be waited for.
+    if body.size_hint().lower() > MAX as u64 {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "InvalidRequest", "the body could not be read"))?;
+        // Trailers mean nothing here.
+        let Ok(data) = frame.into_data() else { continue };
+        if data.len() > MAX.saturating_sub(bytes.len()) {
             return Err(too_large());
         }
-        match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
-            Ok(Ok(bytes)) => Ok(Self(bytes)),
-            Ok(Err(BytesRejection::FailedToBufferBody(e))) if e.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
-            Ok(Err(_)) => Err(ApiError::new(StatusCode::BAD_REQUEST, "InvalidRequest", "the body could not be read")),
-            Err(_) => Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "Timeout", "the body did not arrive in time")),
-        }
+        part.grow(data.len())?;
+        bytes.extend_from_slice(&data);
+    }
+    Ok(Bounded(bytes.into(), part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(grown: Result<(), ApiError>) -> Option<StatusCode> {
+        grown.err().map(|e| e.status())
+    }
+
+    #[test]
+    fn bodies_have_a_bound_together_and_give_back_what_they_had() {
+        let held = Held::default();
+        let (mut one, mut other) = (Part::of(&held), Part::of(&held));
+        assert_eq!(status(one.grow(MAX_HELD - 10)), None);
+        assert_eq!(status(other.grow(10)), None);
+        assert_eq!(status(other.grow(1)), Some(StatusCode::SERVICE_UNAVAILABLE));
+        drop(one);
+        assert_eq!(status(other.grow(1)), None);
+        assert_eq!(held.0.load(Ordering::Relaxed), 11);
+        assert_eq!(status(other.grow(usize::MAX)), Some(StatusCode::SERVICE_UNAVAILABLE));
+        drop(other);
+        assert_eq!(held.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_body_is_held_as_far_as_it_has_come() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let held = Held::default();
+        let read = |text: &'static str| runtime.block_on(read::<8>(Body::from(text), Part::of(&held)));
+        let Bounded(bytes, part) = read("12345678").unwrap();
+        assert_eq!((bytes.as_ref(), held.0.load(Ordering::Relaxed)), (b"12345678".as_slice(), 8));
+        assert_eq!(read("123456789").err().map(|e| e.status()), Some(StatusCode::PAYLOAD_TOO_LARGE));
+        drop(part);
+        assert_eq!(held.0.load(Ordering::Relaxed), 0);
     }
 }

@@ -27,6 +27,7 @@ use crate::resources::Resources;
 use crate::store::Store;
 use crate::tokens::Tokens;
 use axum::http::{HeaderMap, StatusCode, header};
+use body::Held;
 use error::ApiError;
 use kata_cc_collateral::Collector;
 use kata_cc_kbs_protocol::{SessionId, TokenSigner};
@@ -75,6 +76,7 @@ pub struct Broker {
     pub(crate) in_force: Remembered,
     /// Policies over resources that were read.
     pub(crate) resource_policies: Arc<Policies>,
+    pub(crate) held: Held,
     auth_rate: RateLimit,
     evaluations: Arc<Semaphore>,
     /// Turns at looking at evidence: parsed, it is many times its size on the wire, and anybody may send it.
@@ -129,6 +131,7 @@ impl Broker {
             references: References::default(),
             in_force: Remembered::default(),
             resource_policies: Arc::default(),
+            held: Held::default(),
             auth_rate: RateLimit::new(Rate::default()),
             evaluations: Arc::new(Semaphore::new(MAX_EVALUATIONS)),
             attests: Semaphore::new(MAX_ATTESTS),

@@ -51,7 +51,11 @@ pub async fn get_resource(State(broker): State<Arc<Broker>>, headers: HeaderMap)
 }
 
 /// `POST resource-policy`.
-pub async fn set_resource(State(broker): State<Arc<Broker>>, headers: HeaderMap, Bounded(body): Bounded) -> Result<StatusCode, ApiError> {
+pub async fn set_resource(
+    State(broker): State<Arc<Broker>>,
+    headers: HeaderMap,
+    Bounded(body, _part): Bounded,
+) -> Result<StatusCode, ApiError> {
     let by = broker.require_admin(&headers, Permission::WritePolicy, "/kbs/v0/resource-policy").await?;
     let message: ResourcePolicy = parse(&body)?;
     set(&broker, &by, PolicyName::Resource, Kind::Resource, &message.policy).await
@@ -73,7 +77,7 @@ pub async fn get_attestation(
 pub async fn set_attestation(
     State(broker): State<Arc<Broker>>,
     headers: HeaderMap,
-    Bounded(body): Bounded,
+    Bounded(body, _part): Bounded,
 ) -> Result<StatusCode, ApiError> {
     let by = broker.require_admin(&headers, Permission::WritePolicy, "/kbs/v0/attestation-policy").await?;
     let message: AttestationPolicy = parse(&body)?;

@@ -63,7 +63,7 @@ pub async fn register(
     State(broker): State<Arc<Broker>>,
     options: Result<Query<manifest::Options>, QueryRejection>,
     headers: HeaderMap,
-    Bounded(body): Bounded,
+    Bounded(body, _part): Bounded,
 ) -> Result<Response, ApiError> {
     let by = broker.require_admin(&headers, Permission::WriteReference, "/kbs/v0/reference-value").await?;
     if serde_json::from_slice::<Envelope>(&body).is_ok() {

@@ -118,7 +118,7 @@ pub async fn write(
     State(broker): State<Arc<Broker>>,
     segments: Segments,
     headers: HeaderMap,
-    Bounded(body): Bounded,
+    Bounded(body, _part): Bounded,
 ) -> Result<StatusCode, ApiError> {
     let path = resource_path(segments)?;
     let by = broker.require_admin(&headers, Permission::WriteResource, &format!("/kbs/v0/resource/{path}")).await?;

@@ -1,10 +1,9 @@
 //! The routes, as a table: the router is made of it, and the test of the OpenAPI document walks it.
 
-use super::body::{MAX_AUTH_BODY, MAX_BODY};
 use super::error::ApiError;
 use super::{Broker, attest, audit, auth, health, manifest, policy, reference, resource, whoami};
 use crate::listen::Peer;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -45,7 +44,7 @@ fn delete<H: Handler<T, Arc<Broker>>, T: 'static>(path: &'static str, handler: H
 pub fn routes() -> Vec<Route> {
     const RESOURCE: &str = "/kbs/v0/resource/{repository}/{type}/{tag}";
     vec![
-        post(AUTH, auth::auth.layer(DefaultBodyLimit::max(MAX_AUTH_BODY))),
+        post(AUTH, auth::auth),
         post("/kbs/v0/attest", attest::attest),
         get(RESOURCE, resource::read),
         post(RESOURCE, resource::write),
@@ -86,7 +85,6 @@ pub fn router(broker: Arc<Broker>) -> Router {
     router
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "InvalidRequestPath", "no such path"))
         .method_not_allowed_fallback(async || ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "not with this method"))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(broker)
 }
 

@@ -41,14 +41,20 @@ impl Resources {
         }
     }
 
-    /// A secret that may be released, or `None`, once this decision over it is kept in the store: what is not there makes its outcome `not-found`.
-    pub async fn release(&self, log: &Store, path: &ResourcePath, decision: Decision) -> Result<Option<Zeroizing<Vec<u8>>>, ResourceError> {
+    /// See [`Store::release`]; the decision is kept in `log` wherever the secret is.
+    pub async fn release<T>(
+        &self,
+        log: &Store,
+        path: &ResourcePath,
+        decision: Decision,
+        meanwhile: impl FnOnce(Option<Zeroizing<Vec<u8>>>) -> T,
+    ) -> Result<T, ResourceError> {
         match self {
-            Self::Store(store) => Ok(store.release(path, decision).await?),
+            Self::Store(store) => Ok(store.release(path, decision, meanwhile).await?),
             Self::Vault(vault) => {
                 let found = vault.get(path).await?;
                 log.record(decision.of_found(found.is_some())).await?;
-                Ok(found)
+                Ok(meanwhile(found))
             }
         }
     }

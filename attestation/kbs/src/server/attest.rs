@@ -92,8 +92,6 @@ pub async fn attest(
     if !references.manifests.is_empty() {
         decision.detail = format!("{}; reference manifests {}", decision.detail, references.manifests.join(", "));
     }
-    broker.record(decision).await?;
-
     let exp = now.saturating_add(broker.token_lifetime.as_secs());
     let ear = Ear {
         eat_profile: EAT_PROFILE.into(),
@@ -103,7 +101,10 @@ pub async fn attest(
         verifier_id: VerifierId { developer: "kata-cc".into(), build: concat!("kata-cc-kbs ", env!("CARGO_PKG_VERSION")).into() },
         submods: BTreeMap::from([("cpu0".to_owned(), verdict.appraisal)]),
     };
-    let token = broker.tokens.issue(ear).map_err(|e| ApiError::internal("token", &e))?;
+    // The token is made while the decision is written; it is given out only when that is done.
+    let (recorded, token) = tokio::join!(broker.record(decision), async { broker.tokens.issue(ear) });
+    recorded?;
+    let token = token.map_err(|e| ApiError::internal("token", &e))?;
     if token.len() > MAX_TOKEN {
         // Nobody would accept it, and it would be kept until it expires.
         let detail =

@@ -20,6 +20,7 @@ use kata_cc_kbs_protocol::jwe::Jwe;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 type Segments = Result<Path<(String, String, String)>, PathRejection>;
 
@@ -81,11 +82,12 @@ async fn try_read(
         let detail = release::refusal(token.ear(), path, decided.disclosure.unwrap_or(Disclosure::Nothing));
         return Err(ApiError::new(StatusCode::FORBIDDEN, "PolicyDeny", detail));
     }
-    let secret = broker.resources.release(&broker.store, path, decision.clone()).await?;
-    decision.of_found(secret.is_some()).log();
-    let secret = secret.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "ResourceNotFound", format!("there is no resource {path}")))?;
     let key = token.tee_key().map_err(|e| ApiError::new(StatusCode::UNAUTHORIZED, "TokenInvalid", e.to_string()))?;
-    Jwe::seal(&secret, key).map_err(|e| ApiError::internal("encryption", &e))
+    let seal = |secret: Option<Zeroizing<Vec<u8>>>| secret.map(|secret| Jwe::seal(&secret, key));
+    let sealed = broker.resources.release(&broker.store, path, decision.clone(), seal).await?;
+    decision.of_found(sealed.is_some()).log();
+    let missing = || ApiError::new(StatusCode::NOT_FOUND, "ResourceNotFound", format!("there is no resource {path}"));
+    sealed.ok_or_else(missing)?.map_err(|e| ApiError::internal("encryption", &e))
 }
 
 /// What a guest asks for.

@@ -187,9 +187,15 @@ impl Store {
         on!(self.ready())
     }
 
-    /// A secret that may be released, or `None`, once this decision over it is kept: what is not there makes its outcome `not-found`.
-    pub async fn release(&self, path: &ResourcePath, decision: Decision) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
-        on!(self.release(path, decision))
+    /// Makes something of a secret that may be released, or of `None`, while this decision over it is being kept; what is made is given out once
+    /// it is. What is not there makes its outcome `not-found`.
+    pub async fn release<T>(
+        &self,
+        path: &ResourcePath,
+        decision: Decision,
+        meanwhile: impl FnOnce(Option<Zeroizing<Vec<u8>>>) -> T,
+    ) -> Result<T, StoreError> {
+        on!(self.release(path, decision, meanwhile))
     }
 
     /// A secret, or `None`.

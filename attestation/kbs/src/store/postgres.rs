@@ -77,10 +77,16 @@ impl Postgres {
         row.map(|row| self.open_sealed(&format!("resource:{path}"), &row, 0)).transpose()
     }
 
-    pub(super) async fn release(&self, path: &ResourcePath, decision: Decision) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+    pub(super) async fn release<T>(
+        &self,
+        path: &ResourcePath,
+        decision: Decision,
+        meanwhile: impl FnOnce(Option<Zeroizing<Vec<u8>>>) -> T,
+    ) -> Result<T, StoreError> {
         let found = self.resource(path).await?;
-        self.record(decision.of_found(found.is_some())).await?;
-        Ok(found)
+        let kept = self.record(decision.of_found(found.is_some()));
+        let (kept, made) = tokio::join!(kept, async { meanwhile(found) });
+        kept.map(|()| made)
     }
 
     pub(super) async fn put_resource(&self, path: &ResourcePath, value: Bytes) -> Result<bool, StoreError> {

@@ -18,7 +18,7 @@ use crate::seal::Sealer;
 use crate::session::{SessionError, Sessions};
 use axum::body::Bytes;
 use kata_cc_kbs_protocol::{AttestedSession, AwaitAttest, ResourcePath, SessionId};
-use queue::{Job, Then};
+use queue::{Job, Release};
 use rules::Rules;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
@@ -228,25 +228,29 @@ impl Sqlite {
         result.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Has a decision kept, and whoever waits told.
-    async fn keep<T>(
-        &self,
-        decision: Decision,
-        then: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Then,
-    ) -> Result<T, StoreError> {
-        let (answer, result) = oneshot::channel();
-        self.jobs.send(Job::Keep(Box::new(decision), then(answer))).await.map_err(|_| StoreError::Closed)?;
-        result.await.map_err(|_| StoreError::Closed)?
+    async fn keep(&self, decision: Decision, release: Option<Release>) -> Result<oneshot::Receiver<Result<(), StoreError>>, StoreError> {
+        let (to, kept) = oneshot::channel();
+        self.jobs.send(Job::Keep(Box::new(decision), release, to)).await.map_err(|_| StoreError::Closed)?;
+        Ok(kept)
     }
 
     /// See [`super::Store`] for this and the following.
     pub(super) async fn record(&self, decision: Decision) -> Result<(), StoreError> {
-        self.keep(decision, Then::Tell).await
+        self.keep(decision, None).await?.await.map_err(|_| StoreError::Closed)?
     }
 
-    pub(super) async fn release(&self, path: &ResourcePath, decision: Decision) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
-        let path = path.clone();
-        self.keep(decision, |answer| Then::Release(path, answer)).await
+    pub(super) async fn release<T>(
+        &self,
+        path: &ResourcePath,
+        decision: Decision,
+        meanwhile: impl FnOnce(Option<Zeroizing<Vec<u8>>>) -> T,
+    ) -> Result<T, StoreError> {
+        let (to, secret) = oneshot::channel();
+        let kept = self.keep(decision, Some(Release { path: path.clone(), to })).await?;
+        // Where it cannot be read nothing comes, and why not is told as what became of the decision.
+        let made = secret.await.map(meanwhile);
+        kept.await.map_err(|_| StoreError::Closed)??;
+        made.map_err(|_| StoreError::Closed)
     }
 
     pub(super) async fn ready(&self) -> Result<(), StoreError> {
@@ -380,6 +384,32 @@ mod tests {
             .execute("UPDATE resources SET sealed = (SELECT sealed FROM resources WHERE path = 'a/b/d') WHERE path = 'a/b/c'", [])
             .unwrap();
         assert!(matches!(db.resource(&path("a/b/c")), Err(StoreError::Seal(SealError::Open))));
+    }
+
+    #[test]
+    fn what_is_made_of_a_secret_is_given_out_only_when_the_decision_is_kept() {
+        use crate::audit::Action;
+        let (_dir, mut db) = db();
+        db.put_resource(&path("a/b/c"), b"one").unwrap();
+        db.put_resource(&path("a/b/changed"), b"two").unwrap();
+        db.sqlite.execute("UPDATE resources SET sealed = x'00' WHERE path = 'a/b/changed'", []).unwrap();
+        let store = Sqlite::start(db).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let release = |name: &str| {
+            let decision = Decision::new(1, Action::ReadResource, true, "released", "r");
+            let (path, mut made) = (path(name), false);
+            let given = runtime.block_on(store.release(&path, decision, |secret| {
+                made = true;
+                secret.is_some()
+            }));
+            (given, made)
+        };
+        assert!(matches!(release("a/b/c"), (Ok(true), true)));
+        assert!(matches!(release("a/b/none"), (Ok(false), true)));
+        assert!(matches!(release("a/b/changed"), (Err(StoreError::Seal(SealError::Open)), false)));
+        let drop_table = |db: &mut Db| Ok(db.sqlite.execute_batch("DROP TABLE audit")?);
+        runtime.block_on(store.run(drop_table)).unwrap();
+        assert!(matches!(release("a/b/c"), (Err(StoreError::Sqlite(_)), true)));
     }
 
     #[test]

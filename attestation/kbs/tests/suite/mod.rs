@@ -155,9 +155,9 @@ async fn decisions(store: &Store) {
 
 async fn releases(store: &Store) {
     let release = |at| Decision::new(at, Action::ReadResource, true, "released", "r");
-    assert!(store.release(&path("r/t/none"), release(1000)).await.unwrap().is_none());
+    assert!(store.release(&path("r/t/none"), release(1000), |secret| secret).await.unwrap().is_none());
     store.put_resource(&path("r/t/one"), "one".into()).await.unwrap();
-    assert_eq!(store.release(&path("r/t/one"), release(1001)).await.unwrap().unwrap().as_slice(), b"one");
+    assert_eq!(store.release(&path("r/t/one"), release(1001), |secret| secret).await.unwrap().unwrap().as_slice(), b"one");
     let kept = store.decisions(AuditQuery { limit: 10, since: Some(1000), ..AuditQuery::default() }).await.unwrap();
     assert_eq!(kept.iter().map(|decision| &decision["outcome"]).collect::<Vec<_>>(), ["released", "not-found"]);
 }

@@ -18,31 +18,16 @@ pub(super) enum Job {
     /// Anything.
     Work(Box<dyn FnOnce(&mut Db) + Send>),
     /// To keep a decision.
-    Keep(Box<Decision>, Then),
+    Keep(Box<Decision>, Option<Release>, Kept),
 }
 
-/// What is done when a decision is kept.
-pub(super) enum Then {
-    /// Whoever waits is told.
-    Tell(oneshot::Sender<Result<(), StoreError>>),
-    /// The secret that it releases is handed out.
-    Release(ResourcePath, oneshot::Sender<Result<Option<Secret>, StoreError>>),
-}
+/// Whom to tell that a decision is kept, or why not.
+pub(super) type Kept = oneshot::Sender<Result<(), StoreError>>;
 
-/// A decision that can be kept, and whom to answer what then.
-enum Answer {
-    Done(oneshot::Sender<Result<(), StoreError>>),
-    Secret(oneshot::Sender<Result<Option<Secret>, StoreError>>, Option<Secret>),
-}
-
-impl Answer {
-    fn send(self, kept: Result<(), StoreError>) {
-        // Whoever has stopped waiting needs no answer.
-        match self {
-            Self::Done(to) => drop(to.send(kept)),
-            Self::Secret(to, secret) => drop(to.send(kept.map(|()| secret))),
-        }
-    }
+/// The secret that a decision releases, and whom it goes to: before the decision is kept, for whatever is to be done meanwhile.
+pub(super) struct Release {
+    pub(super) path: ResourcePath,
+    pub(super) to: oneshot::Sender<Option<Secret>>,
 }
 
 /// Serves the queue until the last sender is gone.
@@ -51,12 +36,12 @@ pub(super) fn serve(db: &mut Db, mut queue: mpsc::Receiver<Job>) {
     while let Some(job) = next.take() {
         match job {
             Job::Work(work) => work(db),
-            Job::Keep(decision, then) => {
+            Job::Keep(decision, release, kept) => {
                 let mut batch = Vec::new();
-                batch.extend(prepare(db, *decision, then));
+                batch.extend(prepare(db, *decision, release, kept));
                 while batch.len() < MAX_BATCH {
                     match queue.try_recv() {
-                        Ok(Job::Keep(decision, then)) => batch.extend(prepare(db, *decision, then)),
+                        Ok(Job::Keep(decision, release, kept)) => batch.extend(prepare(db, *decision, release, kept)),
                         Ok(other) => {
                             next = Some(other);
                             break;
@@ -73,26 +58,29 @@ pub(super) fn serve(db: &mut Db, mut queue: mpsc::Receiver<Job>) {
     }
 }
 
-/// Looks for the secret, if one is to be released. `None` where that fails, which is answered at once.
-fn prepare(db: &Db, decision: Decision, then: Then) -> Option<(Decision, Answer)> {
-    match then {
-        Then::Tell(to) => Some((decision, Answer::Done(to))),
-        Then::Release(path, to) => match db.resource(&path) {
-            Ok(secret) => Some((decision.of_found(secret.is_some()), Answer::Secret(to, secret))),
-            Err(error) => {
-                let _ = to.send(Err(error));
-                None
-            }
-        },
+/// Looks for the secret, if one is to be released. `None` where that fails, which is told at once.
+fn prepare(db: &Db, decision: Decision, release: Option<Release>, kept: Kept) -> Option<(Decision, Kept)> {
+    let Some(Release { path, to }) = release else { return Some((decision, kept)) };
+    match db.resource(&path) {
+        Ok(secret) => {
+            let decision = decision.of_found(secret.is_some());
+            // Whoever has stopped waiting, here and below, needs no answer.
+            let _ = to.send(secret);
+            Some((decision, kept))
+        }
+        Err(error) => {
+            let _ = kept.send(Err(error));
+            None
+        }
     }
 }
 
 /// Keeps decisions together. Where that fails, each by itself: one that cannot be kept must not take others with it, and whoever asked is
 /// told of its own.
-fn keep(db: &mut Db, batch: Vec<(Decision, Answer)>) {
-    let (decisions, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+fn keep(db: &mut Db, batch: Vec<(Decision, Kept)>) {
+    let (decisions, kept): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
     let together = db.record(&decisions);
-    for (decision, answer) in decisions.iter().zip(answers) {
-        answer.send(if together.is_ok() { Ok(()) } else { db.record(std::slice::from_ref(decision)) });
+    for (decision, kept) in decisions.iter().zip(kept) {
+        let _ = kept.send(if together.is_ok() { Ok(()) } else { db.record(std::slice::from_ref(decision)) });
     }
 }

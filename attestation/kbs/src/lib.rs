@@ -3,6 +3,7 @@
 //! ```text
 //!  HTTP ──> server/<verb> ──> session (RCAR state)   ──> verifier (evidence -> claims)
 //!                         ──> appraise (claims -> EAR token, attestation policy)
+//!                         ──> tokens (issued here, and known again)
 //!                         ──> release (token -> yes or no, resource policy) ──> resources (store, sealed; or a Vault)
 //!                         ──> audit (every decision, with what was expected and what was found)
 //! ```

@@ -511,9 +511,14 @@ fn a_policy_that_is_none_is_refused_and_the_old_one_stays() {
     assert_eq!(broker.send(&resource).status, 200);
     let read: Value = serde_json::from_slice(&broker.admin("GET", "/kbs/v0/resource-policy", &[]).body).unwrap();
     assert_eq!(read["policy"], encode(by_tag));
-    // A policy that breaks at run time releases nothing.
+    // A policy that breaks at run time releases nothing, and the audit log has why: asked on another thread first, then where the request is.
     assert_eq!(set("/kbs/v0/resource-policy", json!({"policy": encode("package policy\nallow := \"yes\"")})).status, 200);
-    refused(&broker.send(&resource), 500, "internal");
+    for times in 1..4 {
+        refused(&broker.send(&resource), 500, "internal");
+        let audit = broker.audit();
+        let of_this = |d: &&Value| d["outcome"] == "denied" && d["detail"].as_str().is_some_and(|why| why.contains("true or false"));
+        assert_eq!(audit.iter().filter(of_this).count(), times, "{audit:?}");
+    }
 }
 
 #[test]

@@ -76,8 +76,9 @@ async fn try_read(
     if let (Err(e), _) | (_, Err(e)) = (&decided.allowed, &decided.disclosure) {
         decision.detail = e.to_string();
     }
-    if !decided.allowed? {
+    if !allowed {
         broker.record(decision).await?;
+        decided.allowed?;
         // A rule that gives no answer discloses nothing; the audit log has what is wrong with it.
         let detail = release::refusal(token.ear(), path, decided.disclosure.unwrap_or(Disclosure::Nothing));
         return Err(ApiError::new(StatusCode::FORBIDDEN, "PolicyDeny", detail));

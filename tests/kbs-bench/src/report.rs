@@ -147,7 +147,10 @@ impl fmt::Display for Report {
             }
             if m.kind != Kind::Sample {
                 let rest = m.rest(m.handshakes.broker_cpu_ms) * 100.0;
-                writeln!(f, "  of a handshake's CPU time then, the rest {rest:.0} %: one client alone has the broker wake up for each request")?;
+                writeln!(
+                    f,
+                    "  of a handshake's CPU time then, the rest {rest:.0} %: one client alone has the broker wake up for each request"
+                )?;
             }
             if m.kind == Kind::Sample {
                 let times = m.handshakes.per_second / TRUSTEE_HANDSHAKES;

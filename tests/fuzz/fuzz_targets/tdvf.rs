@@ -12,7 +12,11 @@ fuzz_target!(|image: &[u8]| {
         assert!(section.size() > 0 && section.gpa() % 4096 == 0 && section.size() % 4096 == 0 && end <= 1 << 32);
         assert!(sections[n + 1..].iter().all(|other| other.gpa() >= end || other.gpa() + other.size() <= section.gpa()));
         assert!(section.content().is_none_or(|content| content.len() as u64 == section.size()));
-        assert_eq!(section.kind() == SectionKind::BootVolume, section.measured().is_some_and(|_| section.kind() != SectionKind::ConfigurationVolume));
+        match section.kind() {
+            SectionKind::BootVolume => assert!(section.measured().is_some()),
+            SectionKind::ConfigurationVolume => assert!(section.content().is_some()),
+            SectionKind::TdHob | SectionKind::TemporaryMemory => assert!(section.content().is_none()),
+        }
     }
     assert!(sections.iter().any(|section| section.measured().is_some() && section.gpa() + section.size() == 1 << 32));
     assert_eq!(sections.iter().filter(|section| section.kind() == SectionKind::TdHob).count(), 1);

@@ -293,8 +293,8 @@ pub enum TdxFirmwareError {
     },
     /// Attributes that are not known, or which a section of its kind must not have.
     #[error(
-        "section {number} of the TDX metadata ({kind:?}) has the attributes {found:#x}; expected 1 (extended) of a boot volume, 0 or 1 of a \
-         configuration volume, 0 of others"
+        "section {number} of the TDX metadata ({kind:?}) has the attributes {found:#x}; expected 1 (extended) of a boot volume, \
+         0 or 1 of a configuration volume, 0 of others"
     )]
     Attributes {
         /// Which section, from zero.
@@ -318,8 +318,8 @@ pub enum TdxFirmwareError {
     },
     /// The image does not have the content of a section, or content of one that has none.
     #[error(
-        "section {number} of the TDX metadata ({kind:?}, {size:#x} bytes) has {length:#x} bytes at {offset:#x} of the image; expected all of a \
-         volume, and none of other sections (code and variables must be in one image)"
+        "section {number} of the TDX metadata ({kind:?}, {size:#x} bytes) has {length:#x} bytes at {offset:#x} of the image; \
+         expected all of a volume, and none of other sections (code and variables must be in one image)"
     )]
     Content {
         /// Which section, from zero.

@@ -1,3 +1,5 @@
+//! Digests of made-up images, each refusal, and what signers of real images computed.
+
 use sha2::{Digest as _, Sha256};
 
 use super::*;

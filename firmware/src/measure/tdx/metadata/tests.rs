@@ -1,3 +1,5 @@
+//! Descriptors that are refused, each for one thing, and the one image that is not.
+
 use super::*;
 use crate::footer::Guid;
 

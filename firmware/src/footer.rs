@@ -60,6 +60,8 @@ pub const SEV_ES_RESET: Guid = Guid::new(0x00f7_71de, 0x1a7e, 0x4fcb, 0x890e, 0x
 pub const SEV_METADATA: Guid = Guid::new(0xdc88_6566, 0x984a, 0x4798, 0xa75e, 0x5585_a7bf_67cc);
 /// Where the firmware expects the hash table: address and size (u32 each).
 pub const SEV_HASH_TABLE: Guid = Guid::new(0x7255_371f, 0x3a3b, 0x4b04, 0x927b, 0x1da6_efa8_d454);
+/// Where the TDX metadata is: bytes before the end of the image (u32).
+pub const TDX_METADATA: Guid = Guid::new(0xe47a_6535, 0x984a, 0x4798, 0x865e, 0x4685_a7bf_8ec2);
 
 /// The entries of an image's table.
 #[derive(Debug, Clone)]
@@ -151,7 +153,7 @@ fn split_entry(bytes: &[u8]) -> Option<(Guid, usize, &[u8])> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FooterError {
     /// No table where one belongs.
-    #[error("expected OVMF's footer GUID {FOOTER} 32 bytes before the end, found none; is this an OVMF image built for SEV?")]
+    #[error("expected OVMF's footer GUID {FOOTER} 32 bytes before the end, found none; is this an OVMF image built for SEV or TDX?")]
     Absent,
     /// The table claims more bytes than there are.
     #[error("the footer table claims {size} bytes, in an image of {image}")]

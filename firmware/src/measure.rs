@@ -3,3 +3,4 @@
 //! Invariant: a digest is a function of its inputs alone. No clock, no environment, no device.
 
 pub mod snp;
+pub mod tdx;

@@ -5,6 +5,7 @@
 
 mod manifest;
 mod range;
+mod tdx;
 
 use std::path::PathBuf;
 
@@ -21,6 +22,8 @@ use crate::output::{self, Format, Outcome, show};
 pub(crate) enum Command {
     /// AMD SEV-SNP: the 48-byte launch digest, in hex on stdout; with --range, those of all sizes and CPU models.
     Snp(Box<Snp>),
+    /// Intel TDX: MRTD in hex on stdout; with --json, RTMR1 and RTMR2 too, and what cannot be predicted.
+    Tdx(Box<tdx::Tdx>),
     /// Sign values that no image measures to: patch levels of platforms, keys that sign initdata.
     Values(Box<manifest::Values>),
 }
@@ -98,6 +101,7 @@ fn parse_features(text: &str) -> Result<u64, String> {
 pub(crate) fn run(command: &Command, format: Format) -> anyhow::Result<Outcome> {
     match command {
         Command::Snp(args) => snp(args, format),
+        Command::Tdx(args) => tdx::run(args, format),
         Command::Values(args) => manifest::values(args, format),
     }
 }

@@ -2,4 +2,5 @@
 //!
 //! Invariant: a digest is a function of its inputs alone. No clock, no environment, no device.
 
+pub mod se;
 pub mod snp;

@@ -5,6 +5,7 @@
 
 mod manifest;
 mod range;
+pub(super) mod se;
 
 use std::path::PathBuf;
 
@@ -21,6 +22,11 @@ use crate::output::{self, Format, Outcome, show};
 pub(crate) enum Command {
     /// AMD SEV-SNP: the 48-byte launch digest, in hex on stdout; with --range, those of all sizes and CPU models.
     Snp(Box<Snp>),
+    /// IBM Secure Execution: the tag of a boot image, in hex on stdout; the digests of its pages on stderr.
+    ///
+    /// The tag is the image's identity and is read from it: it covers keys that were made for this image alone, so it cannot be computed
+    /// from kernel and initrd, and differs for each build.
+    Se(se::Se),
     /// Sign values that no image measures to: patch levels of platforms, keys that sign initdata.
     Values(Box<manifest::Values>),
 }
@@ -98,6 +104,7 @@ fn parse_features(text: &str) -> Result<u64, String> {
 pub(crate) fn run(command: &Command, format: Format) -> anyhow::Result<Outcome> {
     match command {
         Command::Snp(args) => snp(args, format),
+        Command::Se(args) => se::run(args, format),
         Command::Values(args) => manifest::values(args, format),
     }
 }

@@ -2,5 +2,6 @@
 //!
 //! Invariant: a digest is a function of its inputs alone. No clock, no environment, no device.
 
+pub mod se;
 pub mod snp;
 pub mod tdx;

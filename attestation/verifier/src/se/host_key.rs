@@ -130,6 +130,12 @@ impl HostKey {
         &self.key
     }
 
+    /// X and Y, each padded to 80 bytes: how the ultravisor has it.
+    #[must_use]
+    pub fn coordinates(&self) -> [u8; 160] {
+        coordinates(&self.key)
+    }
+
     /// Name of the root it hangs from.
     #[must_use]
     pub fn root(&self) -> &str {
@@ -140,7 +146,7 @@ impl HostKey {
     #[must_use]
     pub fn phkh(&self) -> [u8; 32] {
         let mut hash = [0; 32];
-        hash.copy_from_slice(digest(&SHA256, &coordinates(&self.key)).as_ref());
+        hash.copy_from_slice(digest(&SHA256, &self.coordinates()).as_ref());
         hash
     }
 }

@@ -1,7 +1,9 @@
-//! `kata-cc image`: what the pod's owner does to an image before a registry or a host sees it.
+//! `kata-cc image`: what the pod's owner does to an image before a registry or a host sees it; and, in `se`, guests' boot images.
 //!
 //! Formats and ciphers are `kata_cc_image_pull`'s, the same code the guest opens them with. Invariants: plain layers are read from
 //! the source only and written nowhere but, for a registry source, a temporary directory of mode 0700; a key is never printed.
+
+mod se;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -38,6 +40,9 @@ pub(crate) enum Command {
     Encrypt(Encrypt),
     /// Sign an image in a registry, as cosign does with a key; prints the digest that was signed.
     Sign(Sign),
+    /// Boot images of IBM Secure Execution.
+    #[command(subcommand)]
+    Se(se::Command),
 }
 
 /// Arguments of `image encrypt`.
@@ -147,6 +152,7 @@ pub(crate) fn run(command: Command, format: Format) -> anyhow::Result<Outcome> {
         Command::Keygen { file } => keygen(&file, format),
         Command::Encrypt(args) => super::block_on(encrypt(&args, format)),
         Command::Sign(args) => super::block_on(sign(&args, format)),
+        Command::Se(command) => se::run(&command, format),
     }
 }
 

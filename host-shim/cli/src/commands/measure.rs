@@ -5,6 +5,7 @@
 
 mod manifest;
 mod range;
+pub(super) mod se;
 mod tdx;
 
 use std::path::PathBuf;
@@ -24,6 +25,11 @@ pub(crate) enum Command {
     Snp(Box<Snp>),
     /// Intel TDX: MRTD in hex on stdout; with --json, RTMR1 and RTMR2 too, and what cannot be predicted.
     Tdx(Box<tdx::Tdx>),
+    /// IBM Secure Execution: the tag of a boot image, in hex on stdout; the digests of its pages on stderr.
+    ///
+    /// The tag is the image's identity and is read from it: it covers keys that were made for this image alone, so it cannot be computed
+    /// from kernel and initrd, and differs for each build.
+    Se(se::Se),
     /// Sign values that no image measures to: patch levels of platforms, keys that sign initdata.
     Values(Box<manifest::Values>),
 }
@@ -102,6 +108,7 @@ pub(crate) fn run(command: &Command, format: Format) -> anyhow::Result<Outcome> 
     match command {
         Command::Snp(args) => snp(args, format),
         Command::Tdx(args) => tdx::run(args, format),
+        Command::Se(args) => se::run(args, format),
         Command::Values(args) => manifest::values(args, format),
     }
 }

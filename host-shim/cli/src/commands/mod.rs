@@ -27,7 +27,7 @@ pub(crate) enum Command {
     /// Compute the launch measurement of a guest before it exists.
     #[command(subcommand)]
     Measure(measure::Command),
-    /// Encrypt images and make the keys for it.
+    /// Encrypt images and make the keys for it; make boot images of IBM Secure Execution.
     #[command(subcommand)]
     Image(image::Command),
     /// Sign, verify and try out agent policies.

@@ -46,10 +46,20 @@ pub(crate) fn show(format: Format, schema: &str, value: &impl Serialize, text: i
     raw(out.as_bytes())
 }
 
+/// Tells errors of stdout from others.
+#[derive(Debug)]
+struct ToStdout;
+
+impl std::fmt::Display for ToStdout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("cannot write to stdout")
+    }
+}
+
 /// Writes bytes to stdout as they are.
 pub(crate) fn raw(bytes: &[u8]) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes).and_then(|()| stdout.flush()).context("cannot write to stdout")
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).context(ToStdout)
 }
 
 /// `schema` first, so that a reader of the text sees what follows.
@@ -96,9 +106,10 @@ pub(crate) fn explain(error: &anyhow::Error, format: Format) {
     };
 }
 
-/// Whether stdout was closed by whoever read it (`kata-cc … | head`): no error of ours.
+/// Whether stdout was closed by whoever read it (`kata-cc … | head`): no error of ours. A broker that hangs up breaks a pipe too, which is one.
 pub(crate) fn reader_went_away(error: &anyhow::Error) -> bool {
-    error.root_cause().downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    let is_closed = error.root_cause().downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe);
+    is_closed && error.downcast_ref::<ToStdout>().is_some()
 }
 
 /// Lower-case hex wrapped for people: `label  value`.
@@ -124,8 +135,10 @@ mod tests {
 
     #[test]
     fn only_a_closed_pipe_counts_as_the_reader_going_away() {
-        let pipe = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("cannot write to stdout");
-        assert!(reader_went_away(&pipe));
+        let stdout = |kind| anyhow::Error::from(io::Error::from(kind)).context(ToStdout).context("measure");
+        assert!(reader_went_away(&stdout(io::ErrorKind::BrokenPipe)) && !reader_went_away(&stdout(io::ErrorKind::StorageFull)));
+        let network = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("cannot reach the broker");
+        assert!(!reader_went_away(&network));
         assert!(!reader_went_away(&anyhow::anyhow!("other")));
     }
 }

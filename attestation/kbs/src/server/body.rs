@@ -7,6 +7,7 @@ use super::error::ApiError;
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
+use hyper::body::Frame;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +22,11 @@ pub const MAX_AUTH_BODY: usize = 16 * 1024;
 pub const MAX_HELD: usize = 128 * 1024 * 1024;
 /// A client that needs longer to send its body is cut off.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What is still taken in of a body that was refused, and thrown away: who is sending sees the answer only if the connection is still there.
+const MAX_DRAINED: usize = 16 * 1024 * 1024;
+/// And for how long.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many bytes of bodies are held.
 #[derive(Debug, Clone, Default)]
@@ -71,26 +77,41 @@ impl<const MAX: usize> FromRequest<Arc<Broker>> for Bounded<MAX> {
 }
 
 async fn read<const MAX: usize>(mut body: Body, mut part: Part) -> Result<Bounded<MAX>, ApiError> {
-    let too_large = || {
+    let too_large = |body: Body| {
+        tokio::spawn(tokio::time::timeout(DRAIN_TIMEOUT, drain(body)));
         let detail = format!("the body is larger than the {MAX} bytes that this path takes");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLarge", detail)
     };
     // What will be too large need not be waited for.
     if body.size_hint().lower() > MAX as u64 {
-        return Err(too_large());
+        return Err(too_large(body));
     }
     let mut bytes = Vec::new();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+    while let Some(frame) = next(&mut body).await {
         let frame = frame.map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "InvalidRequest", "the body could not be read"))?;
         // Trailers mean nothing here.
         let Ok(data) = frame.into_data() else { continue };
         if data.len() > MAX.saturating_sub(bytes.len()) {
-            return Err(too_large());
+            return Err(too_large(body));
         }
         part.grow(data.len())?;
         bytes.extend_from_slice(&data);
     }
     Ok(Bounded(bytes.into(), part))
+}
+
+async fn next(body: &mut Body) -> Option<Result<Frame<Bytes>, axum::Error>> {
+    poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+}
+
+async fn drain(mut body: Body) {
+    let mut drained = 0usize;
+    while let Some(Ok(frame)) = next(&mut body).await {
+        drained = drained.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+        if drained > MAX_DRAINED {
+            break;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,5 +3,6 @@
 //! Invariant: a digest is a function of its inputs alone. No clock, no environment, no device.
 
 pub mod se;
+pub mod sections;
 pub mod snp;
 pub mod tdx;

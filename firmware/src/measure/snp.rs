@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use chain::LaunchDigest;
 pub use cpu::{CpuModel, CpuSignature, UnknownCpuModel};
-pub use firmware::{FirmwareError, MAX_FIRMWARE_BYTES, SectionKind, SnpFirmware};
+pub use firmware::{FirmwareError, SectionKind, SnpFirmware};
 pub use hashes::KernelHashes;
 pub use range::CpuDigests;
 pub use vmsa::{UnknownVmm, Vmm};

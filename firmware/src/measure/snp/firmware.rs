@@ -11,20 +11,13 @@ use std::path::Path;
 
 use super::MeasureError;
 use super::chain::{Chain, LaunchDigest};
-use crate::footer::{Footer, FooterError, PAGE, PAGE_LEN, SEV_ES_RESET, SEV_HASH_TABLE, SEV_METADATA};
+use crate::footer::{Footer, FooterError, PAGE, SEV_ES_RESET, SEV_HASH_TABLE, SEV_METADATA};
+use crate::measure::sections::{FOUR_GIB, Form, MAX_FIRMWARE_BYTES, TableError, check_size, u32_at};
 
-/// Firmware is mapped up to here.
-const FOUR_GIB: u64 = 1 << 32;
-/// Largest image accepted: QEMU maps at most 8 MiB of flash below 4 GiB by default; twice that is generous.
-pub const MAX_FIRMWARE_BYTES: usize = 16 * 1024 * 1024;
-/// OVMF has about ten.
-const MAX_SECTIONS: u32 = 64;
 /// Sections are a few hundred KiB in OVMF. Each page costs a hash, and an image may be anyone's.
 const MAX_SECTION_BYTES: u64 = 256 * 1024 * 1024;
 
-const SIGNATURE: [u8; 4] = *b"ASEV";
-const HEADER_LEN: u32 = 16;
-const DESCRIPTOR_LEN: u32 = 12;
+const TABLE: Form = Form { tee: "SEV", signature: "ASEV", descriptor_len: 12 };
 
 /// What a section of memory is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,37 +172,14 @@ impl SnpFirmware {
 
 /// Where an image of this length is mapped.
 fn base_of(image: &[u8]) -> Result<u64, FirmwareError> {
-    let found = image.len();
-    if found == 0 || found > MAX_FIRMWARE_BYTES || !found.is_multiple_of(PAGE_LEN) {
-        return Err(FirmwareError::ImageSize { found });
-    }
-    Ok(FOUR_GIB - found as u64)
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    bytes.get(offset..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
+    check_size(image)?;
+    Ok(FOUR_GIB - image.len() as u64)
 }
 
 fn sections(image: &[u8], base: u64, from_end: u32) -> Result<Vec<Section>, FirmwareError> {
-    let outside = FirmwareError::MetadataOutside { from_end };
-    let start = usize::try_from(from_end).ok().and_then(|n| image.len().checked_sub(n)).ok_or(outside.clone())?;
-    let metadata = image.get(start..).ok_or(outside.clone())?;
-    if metadata.first_chunk() != Some(&SIGNATURE) {
-        return Err(FirmwareError::Signature);
-    }
-    let (Some(size), Some(version), Some(count)) = (u32_at(metadata, 4), u32_at(metadata, 8), u32_at(metadata, 12)) else {
-        return Err(outside);
-    };
-    if version != 1 {
-        return Err(FirmwareError::Version { found: version });
-    }
-    if count > MAX_SECTIONS || size != HEADER_LEN + count * DESCRIPTOR_LEN {
-        return Err(FirmwareError::MetadataSize { size, count });
-    }
-    let descriptors = metadata.get(HEADER_LEN as usize..size as usize).ok_or(outside)?;
     let mut sections: Vec<Section> = Vec::new();
     let mut total = 0_u64;
-    for descriptor in descriptors.chunks_exact(DESCRIPTOR_LEN as usize) {
+    for descriptor in TABLE.descriptors(image, from_end)? {
         let (Some(gpa), Some(size), Some(kind)) = (u32_at(descriptor, 0), u32_at(descriptor, 4), u32_at(descriptor, 8)) else {
             continue; // cannot be: chunks are of exactly this size
         };
@@ -232,41 +202,15 @@ fn sections(image: &[u8], base: u64, from_end: u32) -> Result<Vec<Section>, Firm
 /// Why SEV-SNP cannot launch an image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FirmwareError {
-    /// Not whole pages, or too large.
-    #[error("expected an image of whole 4 KiB pages and at most {MAX_FIRMWARE_BYTES} bytes, found {found} bytes")]
-    ImageSize {
-        /// Its length; one more than the limit stands for any larger.
-        found: usize,
-    },
+    /// Its size, or its table of sections.
+    #[error(transparent)]
+    Table(#[from] TableError),
     /// The footer table cannot be read.
     #[error(transparent)]
     Footer(#[from] FooterError),
     /// The table does not say where further vCPUs start.
     #[error("the footer table has no SEV-ES reset block; the firmware is not built for SEV-ES or SEV-SNP")]
     NoResetBlock,
-    /// The metadata is not inside the image.
-    #[error("the footer table places the SEV metadata {from_end} bytes before the end, where it does not fit the image")]
-    MetadataOutside {
-        /// Where.
-        from_end: u32,
-    },
-    /// Something else is where the metadata belongs.
-    #[error("expected the signature ASEV at the start of the SEV metadata")]
-    Signature,
-    /// A version of the metadata that is not understood.
-    #[error("expected SEV metadata version 1, found {found}")]
-    Version {
-        /// Its version.
-        found: u32,
-    },
-    /// Length and number of sections contradict each other, or are too large.
-    #[error("the SEV metadata claims {count} sections in {size} bytes (expected at most {MAX_SECTIONS}, of 12 bytes after a header of 16)")]
-    MetadataSize {
-        /// Bytes it claims.
-        size: u32,
-        /// Sections it claims.
-        count: u32,
-    },
     /// A section whose meaning is not known would be measured wrongly.
     #[error("the SEV metadata has a section of unknown kind {found:#x}")]
     SectionKind {
@@ -296,33 +240,19 @@ pub enum FirmwareError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::footer::Guid;
+    use crate::footer::PAGE_LEN;
+    use crate::measure::sections::tests::put_footer;
 
     /// An image with these sections, metadata at its start.
     fn image(sections: &[(u32, u32, u32)]) -> Vec<u8> {
-        let mut image = vec![0x90; 2 * PAGE_LEN];
-        let count = sections.len() as u32;
-        let mut metadata = SIGNATURE.to_vec();
-        for word in [HEADER_LEN + count * DESCRIPTOR_LEN, 1, count] {
-            metadata.extend(word.to_le_bytes());
-        }
-        for (gpa, size, kind) in sections {
-            metadata.extend([*gpa, *size, *kind].map(u32::to_le_bytes).concat());
-        }
-        image[..metadata.len()].copy_from_slice(&metadata);
-        put_footer(&mut image, &[(SEV_ES_RESET, &[0x10, 0, 0, 0]), (SEV_METADATA, &8192_u32.to_le_bytes())]);
-        image
-    }
-
-    fn put_footer(image: &mut [u8], entries: &[(Guid, &[u8])]) {
-        let table = Footer::build(entries);
-        let place = Footer::place(image.len(), &table).unwrap();
-        image[place].copy_from_slice(&table);
+        let descriptors = sections.iter().map(|(gpa, size, kind)| [*gpa, *size, *kind].map(u32::to_le_bytes).concat());
+        let table = TABLE.build(&descriptors.collect::<Vec<_>>());
+        crate::measure::sections::tests::image(&table, SEV_METADATA, &[(SEV_ES_RESET, &[0x10, 0, 0, 0])])
     }
 
     #[track_caller]
-    fn refuses(image: &[u8], expected: FirmwareError) {
-        assert_eq!(SnpFirmware::parse(image).unwrap_err(), expected);
+    fn refuses(image: &[u8], expected: impl Into<FirmwareError>) {
+        assert_eq!(SnpFirmware::parse(image).unwrap_err(), expected.into());
     }
 
     #[test]
@@ -336,7 +266,7 @@ mod tests {
     #[test]
     fn refuses_images_that_are_not_whole_pages() {
         for found in [0, 1, 4095, 4097, MAX_FIRMWARE_BYTES + PAGE_LEN] {
-            refuses(&vec![0; found], FirmwareError::ImageSize { found });
+            refuses(&vec![0; found], TableError::ImageSize { found });
         }
     }
 
@@ -352,12 +282,12 @@ mod tests {
         for from_end in [8193_u32, u32::MAX] {
             let mut image = image(&[]);
             put_footer(&mut image, &[(SEV_ES_RESET, &[0; 4]), (SEV_METADATA, &from_end.to_le_bytes())]);
-            refuses(&image, FirmwareError::MetadataOutside { from_end });
+            refuses(&image, TableError::Outside { tee: "SEV", from_end });
         }
         let mut cut = image(&[]);
         put_footer(&mut cut, &[(SEV_ES_RESET, &[0; 4]), (SEV_METADATA, &4_u32.to_le_bytes())]);
-        cut[8188..].copy_from_slice(&SIGNATURE);
-        refuses(&cut, FirmwareError::MetadataOutside { from_end: 4 });
+        cut[8188..].copy_from_slice(b"ASEV");
+        refuses(&cut, TableError::Outside { tee: "SEV", from_end: 4 });
     }
 
     #[test]
@@ -368,11 +298,11 @@ mod tests {
             bad[offset] = value;
             bad
         };
-        refuses(&with(0, b'B'), FirmwareError::Signature);
-        refuses(&with(8, 2), FirmwareError::Version { found: 2 });
-        refuses(&with(4, 40), FirmwareError::MetadataSize { size: 40, count: 1 });
-        refuses(&with(12, 2), FirmwareError::MetadataSize { size: 28, count: 2 });
-        refuses(&with(15, 0xff), FirmwareError::MetadataSize { size: 28, count: 0xff00_0001 });
+        refuses(&with(0, b'B'), TableError::Signature { tee: "SEV", expected: "ASEV" });
+        refuses(&with(8, 2), TableError::Version { tee: "SEV", found: 2 });
+        refuses(&with(4, 40), TableError::Size { tee: "SEV", size: 40, count: 1, descriptor_len: 12 });
+        refuses(&with(12, 2), TableError::Size { tee: "SEV", size: 28, count: 2, descriptor_len: 12 });
+        refuses(&with(15, 0xff), TableError::Size { tee: "SEV", size: 28, count: 0xff00_0001, descriptor_len: 12 });
     }
 
     #[test]

@@ -6,20 +6,13 @@
 //! Invariant: every section of a [`TdxFirmware`] is whole pages below 4 GiB, of a kind that QEMU launches, and overlaps no other.
 //! Invariant: what the TD starts with is measured: a boot firmware volume that ends at 4 GiB is there, and each of them is extended.
 
-use crate::footer::{Footer, FooterError, PAGE, PAGE_LEN, TDX_METADATA};
+use crate::footer::{Footer, FooterError, PAGE, TDX_METADATA};
+use crate::measure::sections::{FOUR_GIB, Form, TableError, check_size, u32_at};
 
-/// Firmware is mapped up to here.
-const FOUR_GIB: u64 = 1 << 32;
-/// Largest image accepted: QEMU maps at most 8 MiB of flash below 4 GiB by default; twice that is generous.
-pub const MAX_FIRMWARE_BYTES: usize = 16 * 1024 * 1024;
-/// OVMF has six.
-const MAX_SECTIONS: u32 = 64;
 /// OVMF has 2 MiB. Each page costs hashes, and an image may be anyone's.
 const MAX_SECTION_BYTES: u64 = 64 * 1024 * 1024;
 
-const SIGNATURE: [u8; 4] = *b"TDVF";
-const HEADER_LEN: u32 = 16;
-const DESCRIPTOR_LEN: u32 = 32;
+const TABLE: Form = Form { tee: "TDX", signature: "TDVF", descriptor_len: 32 };
 
 /// Bit of a section's attributes: its content is extended into MRTD.
 const MR_EXTEND: u32 = 1;
@@ -124,12 +117,9 @@ impl<'a> TdxFirmware<'a> {
     /// # Errors
     /// When QEMU could not launch it, when what it starts with would not be measured, or when the metadata is not understood.
     pub fn parse(image: &'a [u8]) -> Result<Self, TdxFirmwareError> {
-        let found = image.len();
-        if found == 0 || found > MAX_FIRMWARE_BYTES || !found.is_multiple_of(PAGE_LEN) {
-            return Err(TdxFirmwareError::ImageSize { found });
-        }
+        check_size(image)?;
         let from_end = Footer::read(image)?.get_u32(TDX_METADATA).ok_or(TdxFirmwareError::NoMetadata)?;
-        let sections = sections(image, descriptors(image, from_end)?)?;
+        let sections = sections(image, from_end)?;
         let of = |kind| sections.iter().filter(move |section: &&Section<'_>| section.kind == kind);
         if !of(SectionKind::BootVolume).any(|volume| volume.end() == FOUR_GIB) {
             return Err(TdxFirmwareError::NoResetVector);
@@ -161,38 +151,14 @@ impl<'a> TdxFirmware<'a> {
     }
 }
 
-fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    bytes.get(offset..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
-}
-
 fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
     bytes.get(offset..)?.first_chunk().map(|b| u64::from_le_bytes(*b))
 }
 
-/// The part of the image with the descriptors of its sections: header checked, a whole number of them.
-fn descriptors(image: &[u8], from_end: u32) -> Result<&[u8], TdxFirmwareError> {
-    let outside = TdxFirmwareError::MetadataOutside { from_end };
-    let start = usize::try_from(from_end).ok().and_then(|n| image.len().checked_sub(n)).ok_or(outside.clone())?;
-    let metadata = image.get(start..).ok_or(outside.clone())?;
-    if metadata.first_chunk() != Some(&SIGNATURE) {
-        return Err(TdxFirmwareError::Signature);
-    }
-    let (Some(size), Some(version), Some(count)) = (u32_at(metadata, 4), u32_at(metadata, 8), u32_at(metadata, 12)) else {
-        return Err(outside);
-    };
-    if version != 1 {
-        return Err(TdxFirmwareError::Version { found: version });
-    }
-    if count > MAX_SECTIONS || size != HEADER_LEN + count * DESCRIPTOR_LEN {
-        return Err(TdxFirmwareError::MetadataSize { size, count });
-    }
-    metadata.get(HEADER_LEN as usize..size as usize).ok_or(outside)
-}
-
-fn sections<'a>(image: &'a [u8], descriptors: &[u8]) -> Result<Vec<Section<'a>>, TdxFirmwareError> {
-    let mut sections: Vec<Section<'a>> = Vec::new();
+fn sections(image: &[u8], from_end: u32) -> Result<Vec<Section<'_>>, TdxFirmwareError> {
+    let mut sections: Vec<Section<'_>> = Vec::new();
     let mut total = 0_u64;
-    for (number, descriptor) in descriptors.chunks_exact(DESCRIPTOR_LEN as usize).enumerate() {
+    for (number, descriptor) in TABLE.descriptors(image, from_end)?.enumerate() {
         let section = section(image, number, descriptor)?;
         // Neither addition can overflow: sizes end below 4 GiB, and there are at most 64.
         total += section.size;
@@ -248,41 +214,15 @@ fn section<'a>(image: &'a [u8], number: usize, descriptor: &[u8]) -> Result<Sect
 /// Why QEMU cannot launch an image as a TD, or why nobody should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TdxFirmwareError {
-    /// Not whole pages, or too large.
-    #[error("expected an image of whole 4 KiB pages and at most {MAX_FIRMWARE_BYTES} bytes, found {found} bytes")]
-    ImageSize {
-        /// Its length; one more than the limit stands for any larger.
-        found: usize,
-    },
+    /// Its size, or its table of sections.
+    #[error(transparent)]
+    Table(#[from] TableError),
     /// The footer table cannot be read.
     #[error(transparent)]
     Footer(#[from] FooterError),
     /// The table does not say where the metadata is.
     #[error("the footer table has no TDX metadata entry; the firmware is not built for TDX (OVMF: OvmfPkgX64 of 2 MiB, or IntelTdxX64)")]
     NoMetadata,
-    /// The metadata is not inside the image.
-    #[error("the footer table places the TDX metadata {from_end} bytes before the end, where it does not fit the image")]
-    MetadataOutside {
-        /// Where.
-        from_end: u32,
-    },
-    /// Something else is where the metadata belongs.
-    #[error("expected the signature TDVF at the start of the TDX metadata")]
-    Signature,
-    /// A version of the metadata that is not understood.
-    #[error("expected TDX metadata version 1, found {found}")]
-    Version {
-        /// Its version.
-        found: u32,
-    },
-    /// Length and number of sections contradict each other, or are too large.
-    #[error("the TDX metadata claims {count} sections in {size} bytes (expected at most {MAX_SECTIONS}, of 32 bytes after a header of 16)")]
-    MetadataSize {
-        /// Bytes it claims.
-        size: u32,
-        /// Sections it claims.
-        count: u32,
-    },
     /// A section whose meaning is not known, or which QEMU does not launch.
     #[error("section {number} of the TDX metadata is of kind {found:#x}; expected one that QEMU launches: 0 to 3")]
     Kind {

@@ -1,7 +1,9 @@
 //! Descriptors that are refused, each for one thing, and the one image that is not.
 
 use super::*;
-use crate::footer::Guid;
+use crate::footer::PAGE_LEN;
+use crate::measure::sections::MAX_FIRMWARE_BYTES;
+use crate::measure::sections::tests::put_footer;
 
 /// Offset and length in the image, address, size, kind, attributes.
 type Descriptor = (u32, u32, u64, u64, u32, u32);
@@ -13,31 +15,17 @@ const MEMORY: Descriptor = (0, 0, 0x1000, 0x2000, 3, 0);
 
 /// An image of two pages with these sections, metadata at its start.
 fn image(sections: &[Descriptor]) -> Vec<u8> {
-    let mut image = vec![0x90; 2 * PAGE_LEN];
-    let count = sections.len() as u32;
-    let mut metadata = SIGNATURE.to_vec();
-    for word in [HEADER_LEN + count * DESCRIPTOR_LEN, 1, count] {
-        metadata.extend(word.to_le_bytes());
-    }
-    for (offset, length, gpa, size, kind, attributes) in sections {
-        metadata.extend([*offset, *length].map(u32::to_le_bytes).concat());
-        metadata.extend([*gpa, *size].map(u64::to_le_bytes).concat());
-        metadata.extend([*kind, *attributes].map(u32::to_le_bytes).concat());
-    }
-    image[..metadata.len()].copy_from_slice(&metadata);
-    put_footer(&mut image, &[(TDX_METADATA, &8192_u32.to_le_bytes())]);
-    image
-}
-
-fn put_footer(image: &mut [u8], entries: &[(Guid, &[u8])]) {
-    let table = Footer::build(entries);
-    let place = Footer::place(image.len(), &table).unwrap();
-    image[place].copy_from_slice(&table);
+    let descriptor = |(offset, length, gpa, size, kind, attributes): &Descriptor| {
+        let wide = [*gpa, *size].map(u64::to_le_bytes).concat();
+        [[*offset, *length].map(u32::to_le_bytes).concat(), wide, [*kind, *attributes].map(u32::to_le_bytes).concat()].concat()
+    };
+    let table = TABLE.build(&sections.iter().map(descriptor).collect::<Vec<_>>());
+    crate::measure::sections::tests::image(&table, TDX_METADATA, &[])
 }
 
 #[track_caller]
-fn refuses(image: &[u8], expected: TdxFirmwareError) {
-    assert_eq!(TdxFirmware::parse(image).unwrap_err(), expected);
+fn refuses(image: &[u8], expected: impl Into<TdxFirmwareError>) {
+    assert_eq!(TdxFirmware::parse(image).unwrap_err(), expected.into());
 }
 
 #[test]
@@ -62,7 +50,7 @@ fn an_image_needs_no_configuration_volume() {
 #[test]
 fn refuses_images_that_are_not_whole_pages() {
     for found in [0, 1, 4095, 4097, MAX_FIRMWARE_BYTES + PAGE_LEN] {
-        refuses(&vec![0; found], TdxFirmwareError::ImageSize { found });
+        refuses(&vec![0; found], TableError::ImageSize { found });
     }
 }
 
@@ -81,16 +69,16 @@ fn refuses_metadata_outside_the_image() {
     for from_end in [8193_u32, u32::MAX] {
         let mut image = image(&[BOOT, HOB]);
         put_footer(&mut image, &[(TDX_METADATA, &from_end.to_le_bytes())]);
-        refuses(&image, TdxFirmwareError::MetadataOutside { from_end });
+        refuses(&image, TableError::Outside { tee: "TDX", from_end });
     }
     let mut cut = image(&[BOOT, HOB]);
     put_footer(&mut cut, &[(TDX_METADATA, &4_u32.to_le_bytes())]);
-    cut[8188..].copy_from_slice(&SIGNATURE);
-    refuses(&cut, TdxFirmwareError::MetadataOutside { from_end: 4 });
-    let header = [SIGNATURE, (16 + 32_u32).to_le_bytes(), 1_u32.to_le_bytes(), 1_u32.to_le_bytes()].concat();
+    cut[8188..].copy_from_slice(b"TDVF");
+    refuses(&cut, TableError::Outside { tee: "TDX", from_end: 4 });
+    let header = [*b"TDVF", (16 + 32_u32).to_le_bytes(), 1_u32.to_le_bytes(), 1_u32.to_le_bytes()].concat();
     put_footer(&mut cut, &[(TDX_METADATA, &16_u32.to_le_bytes())]);
     cut[8176..].copy_from_slice(&header);
-    refuses(&cut, TdxFirmwareError::MetadataOutside { from_end: 16 });
+    refuses(&cut, TableError::Outside { tee: "TDX", from_end: 16 });
 }
 
 #[test]
@@ -101,12 +89,12 @@ fn refuses_another_signature_version_or_size() {
         bad[offset] = value;
         bad
     };
-    refuses(&with(0, b'S'), TdxFirmwareError::Signature);
-    refuses(&with(8, 2), TdxFirmwareError::Version { found: 2 });
-    refuses(&with(4, 81), TdxFirmwareError::MetadataSize { size: 81, count: 2 });
-    refuses(&with(12, 3), TdxFirmwareError::MetadataSize { size: 80, count: 3 });
-    refuses(&with(15, 0xff), TdxFirmwareError::MetadataSize { size: 80, count: 0xff00_0002 });
-    refuses(&image(&[MEMORY; 65]), TdxFirmwareError::MetadataSize { size: 16 + 65 * 32, count: 65 });
+    refuses(&with(0, b'S'), TableError::Signature { tee: "TDX", expected: "TDVF" });
+    refuses(&with(8, 2), TableError::Version { tee: "TDX", found: 2 });
+    refuses(&with(4, 81), TableError::Size { tee: "TDX", size: 81, count: 2, descriptor_len: 32 });
+    refuses(&with(12, 3), TableError::Size { tee: "TDX", size: 80, count: 3, descriptor_len: 32 });
+    refuses(&with(15, 0xff), TableError::Size { tee: "TDX", size: 80, count: 0xff00_0002, descriptor_len: 32 });
+    refuses(&image(&[MEMORY; 65]), TableError::Size { tee: "TDX", size: 16 + 65 * 32, count: 65, descriptor_len: 32 });
 }
 
 #[test]

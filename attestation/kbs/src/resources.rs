@@ -53,8 +53,9 @@ impl Resources {
             Self::Store(store) => Ok(store.release(path, decision, meanwhile).await?),
             Self::Vault(vault) => {
                 let found = vault.get(path).await?;
-                log.record(decision.of_found(found.is_some())).await?;
-                Ok(meanwhile(found))
+                let kept = log.record(decision.of_found(found.is_some()));
+                let (kept, made) = tokio::join!(kept, async { meanwhile(found) });
+                Ok(kept.map(|()| made)?)
             }
         }
     }

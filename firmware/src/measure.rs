@@ -5,4 +5,5 @@
 pub mod se;
 pub mod sections;
 pub mod snp;
+mod stream;
 pub mod tdx;

@@ -1,14 +1,13 @@
 //! The SEV hash table: how QEMU (`kernel-hashes=on`) tells the measured firmware which kernel, initrd and command line
 //! it may boot. The page that holds it is measured, and so the three are.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use super::MeasureError;
 use crate::footer::{Guid, PAGE_LEN};
+use crate::measure::stream::stream;
 
 const HEADER: Guid = Guid::new(0x9438_d606, 0x4f22, 0x4cc9, 0xb479, 0xa793_d411_fd21);
 const CMDLINE: Guid = Guid::new(0x97d0_2dd8, 0xbd20, 0x4c94, 0xaa78, 0xe771_4d36_ab2a);
@@ -91,20 +90,9 @@ impl KernelHashes {
 }
 
 fn sha256_of(path: &Path) -> Result<[u8; 32], MeasureError> {
-    let hash = || -> io::Result<[u8; 32]> {
-        let mut file = File::open(path)?;
-        let mut hasher = Sha256::new();
-        let mut buffer = vec![0; 256 * 1024];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => return Ok(hasher.finalize().into()),
-                Ok(n) => hasher.update(&buffer[..n]),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-    };
-    hash().map_err(|source| MeasureError::Read { path: path.to_owned(), source })
+    let mut hasher = Sha256::new();
+    stream(path, |bytes| hasher.update(bytes)).map_err(|source| MeasureError::Read { path: path.to_owned(), source })?;
+    Ok(hasher.finalize().into())
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256, Sha384};
 use super::authenticode::{PeError, authenticode};
 use super::kernel_header::{KernelHeader, KernelHeaderError, fill_in};
 use super::register::{Digest, Register, sha384};
+use crate::measure::stream::stream;
 
 /// Largest kernel accepted; it is held whole. Distributions' have 15 MiB.
 pub const MAX_KERNEL_BYTES: u64 = 256 << 20;
@@ -115,23 +116,14 @@ impl Initrd {
     /// # Errors
     /// When it cannot be read.
     pub fn read(path: &Path) -> Result<Self, BootError> {
-        let hash = || -> io::Result<Self> {
-            let (mut file, mut sha256, mut sha384, mut size) = (File::open(path)?, Sha256::new(), Sha384::new(), 0_u64);
-            let mut buffer = vec![0; 256 * 1024];
-            loop {
-                match file.read(&mut buffer) {
-                    Ok(0) => return Ok(Self { size, sha256: sha256.finalize().into(), sha384: sha384.finalize().into() }),
-                    Ok(n) => {
-                        sha256.update(&buffer[..n]);
-                        sha384.update(&buffer[..n]);
-                        size += n as u64;
-                    }
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    Err(e) => return Err(e),
-                }
-            }
+        let (mut sha256, mut sha384, mut size) = (Sha256::new(), Sha384::new(), 0_u64);
+        let take = |bytes: &[u8]| {
+            sha256.update(bytes);
+            sha384.update(bytes);
+            size += bytes.len() as u64;
         };
-        hash().map_err(|source| BootError::Read { path: path.to_owned(), source })
+        stream(path, take).map_err(|source| BootError::Read { path: path.to_owned(), source })?;
+        Ok(Self { size, sha256: sha256.finalize().into(), sha384: sha384.finalize().into() })
     }
 
     /// Its SHA-256, by which manifests name it.

@@ -62,6 +62,7 @@ pub(crate) fn test(cx: &Context, profile: Profile, options: &TestOptions) -> Res
     step(cx, &mut summary, "brokers on PostgreSQL", |_| postgres(cx))?;
     step(cx, &mut summary, "store keys in an HSM", |_| hsm(cx))?;
     step(cx, &mut summary, "resources in a Vault", |_| vault(cx))?;
+    step(cx, &mut summary, "launch plans on QEMU", |_| qemu(cx))?;
     step(cx, &mut summary, "launch digests against sev-snp-measure", |_| {
         Ok(match oracle::prepare(cx)? {
             Err(why) => Outcome::Skipped(why),
@@ -148,6 +149,19 @@ fn vault(cx: &Context) -> Result<Outcome> {
         Ok(program) => ignored_tests(cx, "vault", &[(PROGRAM, &program)]),
         Err(why) => Ok(Outcome::Skipped(format!("{why}; or name OpenBao's program in {PROGRAM}"))),
     }
+}
+
+/// Launch plans before the QEMU binaries of other releases.
+fn qemu(cx: &Context) -> Result<Outcome> {
+    let mut trees = Vec::new();
+    for package in unpacked::PACKAGES.iter().filter(|package| package.directory.starts_with("qemu-")) {
+        if !package.is_there(cx) {
+            return Ok(Outcome::Skipped(format!("Debian {}'s {} could not be fetched", package.suite, package.package)));
+        }
+        trees.push(package.place(cx));
+    }
+    let trees = std::env::join_paths(trees).context("the cache's path contains ':'")?;
+    ignored_tests(cx, "qemu_accepts", &[("KATA_CC_QEMU_TREES", Path::new(&trees))])
 }
 
 /// The ignored tests of one file.

@@ -30,6 +30,18 @@ pub(crate) struct Package {
     pub(crate) why: &'static str,
     /// Without it only some tests cannot run.
     optional: bool,
+    /// What is unpacked with it.
+    with: With,
+}
+
+/// What is unpacked with a package.
+#[derive(Clone, Copy)]
+enum With {
+    /// Nothing: the machine's own libraries serve it.
+    Nothing,
+    /// These packages, and everything they all depend on: programs of another release need its loader and libraries ([`Package::place`] is
+    /// then like a root directory of that release).
+    Dependencies(&'static [&'static str]),
 }
 
 /// All of them.
@@ -41,6 +53,7 @@ pub(crate) const PACKAGES: &[Package] = &[
         version: "2.5",
         why: "signs test images as users do",
         optional: false,
+        with: With::Nothing,
     },
     Package {
         directory: "containerd-1.7",
@@ -49,6 +62,7 @@ pub(crate) const PACKAGES: &[Package] = &[
         version: "1.7",
         why: "tests with containerd 1.7",
         optional: true,
+        with: With::Nothing,
     },
     Package {
         directory: "containerd-2.1",
@@ -57,6 +71,25 @@ pub(crate) const PACKAGES: &[Package] = &[
         version: "2.1",
         why: "tests with containerd 2.1",
         optional: true,
+        with: With::Nothing,
+    },
+    Package {
+        directory: "qemu-10",
+        package: "qemu-system-x86",
+        suite: "trixie",
+        version: "1:10.",
+        why: "launch plans before QEMU 10",
+        optional: true,
+        with: With::Dependencies(&["qemu-system-s390x"]),
+    },
+    Package {
+        directory: "qemu-11",
+        package: "qemu-system-x86",
+        suite: "sid",
+        version: "1:11.",
+        why: "launch plans before QEMU 11",
+        optional: true,
+        with: With::Dependencies(&["qemu-system-s390x"]),
     },
 ];
 
@@ -134,16 +167,32 @@ fn fetch_one(cx: &Context, package: &Package, mirror: &str) -> Result<()> {
     };
     let what = format!("{} of Debian {}", package.package, package.suite);
     cx.run.logged(&format!("list of packages for {what}"), apt().arg("update"))?;
-    cx.run.logged(&format!("download {what}"), apt().args(["download", package.package]))?;
-    let result = unpack(cx, package, &download);
+    let files = match package.with {
+        With::Nothing => {
+            cx.run.logged(&format!("download {what}"), apt().args(["download", package.package]))?;
+            download.clone()
+        }
+        With::Dependencies(further) => {
+            // Against a list of installed packages that is empty, so that nothing is taken from the machine.
+            let mut install = apt();
+            install.args(["install", "--yes", "--download-only", "--no-install-recommends", package.package]).args(further);
+            cx.run.logged(&format!("download {what} and what it needs"), &mut install)?;
+            private.join("cache/archives")
+        }
+    };
+    let result = unpack(cx, package, &files);
     // Packages are large, and the unpacked tree is what is kept.
     fs::remove_dir_all(&private).with_context(|| format!("cannot remove {}", private.display()))?;
     result
 }
 
-fn unpack(cx: &Context, package: &Package, download: &Path) -> Result<()> {
-    let files: Vec<PathBuf> = fs::read_dir(download)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
-    let [file] = files.as_slice() else { bail!("expected one downloaded package, found {}", files.len()) };
+fn unpack(cx: &Context, package: &Package, files: &Path) -> Result<()> {
+    let mut files: Vec<PathBuf> = fs::read_dir(files)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "deb"));
+    files.sort();
+    let own = format!("{}_", package.package);
+    let is_own = |file: &&PathBuf| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&own));
+    let Some(file) = files.iter().find(is_own) else { bail!("no package {} among the {} downloaded", package.package, files.len()) };
     let field = |name: &str| process::output(Command::new("dpkg-deb").arg("-f").arg(file).arg(name)).map(|v| v.trim().to_owned());
     let version = field("Version")?;
     if !version.starts_with(package.version) {
@@ -154,7 +203,10 @@ fn unpack(cx: &Context, package: &Package, download: &Path) -> Result<()> {
         fs::remove_dir_all(&place)?;
     }
     fs::create_dir_all(&place)?;
-    cx.run.logged(&format!("unpack {} {version}", package.package), Command::new("dpkg-deb").arg("-x").arg(file).arg(&place))?;
+    for file in &files {
+        let name = file.file_stem().unwrap_or_default().to_string_lossy();
+        process::output(Command::new("dpkg-deb").arg("-x").arg(file).arg(&place)).with_context(|| format!("cannot unpack {name}"))?;
+    }
     let sha256 = crate::context::sha256_of(file)?.0;
     write_whole(&place.join(STAMP), format!("{} {version} {} sha256:{sha256}\n", package.package, field("Architecture")?).as_bytes())
 }

@@ -93,7 +93,9 @@ impl Tee {
     pub(crate) fn virtio_options(&self) -> &'static str {
         match self {
             Self::Sim(_) => "",
-            Self::Snp(_) | Self::Tdx(_) | Self::Se(_) => ",iommu_platform=on",
+            // Without the legacy interface, which knows no IOMMU: QEMU turns it off by itself only beside a protection object.
+            Self::Snp(_) | Self::Tdx(_) => ",disable-legacy=on,iommu_platform=on",
+            Self::Se(_) => ",iommu_platform=on",
         }
     }
 }

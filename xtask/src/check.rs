@@ -11,7 +11,7 @@ use crate::artifacts::{Artifacts, Profile};
 use crate::context::Context;
 use crate::setup::unpacked;
 use crate::summary::{Outcome, Summary, read_closing_line, read_test_log};
-use crate::{fuzz, lab, oracle, repro, setup};
+use crate::{fuzz, lab, oracle, repro, s390x, setup};
 
 /// What of the test run to leave out.
 #[derive(Debug, clap::Args)]
@@ -59,6 +59,7 @@ pub(crate) fn test(cx: &Context, profile: Profile, options: &TestOptions) -> Res
         clippy(cx).map(|()| Outcome::Passed(1))
     })?;
     step(cx, &mut summary, "unit tests", |summary| unit_tests(cx, summary))?;
+    step(cx, &mut summary, "unit tests on s390x, emulated", |_| s390x_tests(cx))?;
     step(cx, &mut summary, "brokers on PostgreSQL", |_| postgres(cx))?;
     step(cx, &mut summary, "store keys in an HSM", |_| hsm(cx))?;
     step(cx, &mut summary, "resources in a Vault", |_| vault(cx))?;
@@ -117,6 +118,14 @@ fn unit_tests(cx: &Context, summary: &mut Summary) -> Result<Outcome> {
     // Those that are ignored here are what steps of their own run, or say that they skip.
     skipped.into_iter().filter(|what| !what.ends_with(" ignored tests")).for_each(|what| summary.skip(what));
     Ok(outcome)
+}
+
+/// Parsers, codecs and launch plans on a big-endian machine.
+fn s390x_tests(cx: &Context) -> Result<Outcome> {
+    match s390x::tests(cx)? {
+        Err(why) => Ok(Outcome::Skipped(why)),
+        Ok(tests) => rust_tests(cx, "unit tests on s390x", &tests.arguments, &tests.environment).map(|(outcome, _)| outcome),
+    }
 }
 
 /// Tests that start PostgreSQL; `cargo test` alone leaves them out.

@@ -16,6 +16,7 @@ mod lab;
 mod oracle;
 mod process;
 mod repro;
+mod s390x;
 mod setup;
 mod summary;
 

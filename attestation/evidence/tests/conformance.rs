@@ -67,6 +67,10 @@ fn raw_and_json_forms_are_those_of_the_sev_library() {
 
 #[test]
 fn certificate_tables_are_those_of_the_sev_library() {
+    if cfg!(target_endian = "big") {
+        eprintln!("SKIPPED: the sev library reads AMD's little-endian tables in the byte order of its machine");
+        return;
+    }
     let table = CertTable {
         entries: vec![
             CertEntry { kind: CertKind::Vcek, data: vec![1; 10] },

@@ -63,6 +63,9 @@ const PACKAGES: &[Package] = &[
     package("postgresql", "the database that brokers of the tests share; each test runs one of its own"),
     package("softhsm2", "an HSM in software, for the broker's keys; each test has tokens of its own"),
     package("opensc", "makes keys in that HSM (pkcs11-tool)"),
+    package("gcc-s390x-linux-gnu", "builds tests for s390x"),
+    package("libc6-dev-s390x-cross", "the C library of tests for s390x"),
+    package("qemu-user-static", "runs tests for s390x"),
     package("python3-venv", "has sev-snp-measure, which launch digests are compared with, and OpenBao"),
 ];
 

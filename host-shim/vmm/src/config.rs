@@ -13,6 +13,8 @@ use serde::Deserialize;
 use crate::cpus::Vcpus;
 use crate::tee::TeeKind;
 use crate::tee::sim::SimulatedTee;
+use crate::tee::snp::Snp;
+use crate::tee::tdx::Tdx;
 
 /// Where the configuration is looked for when nobody names a file.
 pub const DEFAULT_PATH: &str = "/etc/kata-cc/config.toml";
@@ -29,9 +31,8 @@ pub const DEFAULT_KERNEL_PARAMS: &str = "console=ttyS0 reboot=k panic=-1 quiet";
 pub struct Config {
     /// The protection every pod of this class boots under: `snp`, `tdx`, `se`, or `sim` for the simulated TEE. No default: choosing it is the point.
     pub tee: TeeKind,
-    /// The QEMU binary.
-    #[serde(default = "default_qemu")]
-    pub qemu: PathBuf,
+    /// The QEMU binary. Default: `/usr/bin/qemu-system-s390x` for `se`, `/usr/bin/qemu-system-x86_64` otherwise.
+    pub qemu: Option<PathBuf>,
     /// Guest firmware; measured. Required for every TEE but `se`.
     pub firmware: Option<PathBuf>,
     /// Guest kernel; measured. For `se` the sealed image.
@@ -79,9 +80,9 @@ pub struct Config {
     /// Only with `tee = "sim"`, and required there.
     pub simulation: Option<SimulationConfig>,
     /// Only with `tee = "snp"`.
-    pub snp: Option<SnpConfig>,
+    pub snp: Option<Snp>,
     /// Only with `tee = "tdx"`.
-    pub tdx: Option<TdxConfig>,
+    pub tdx: Option<Tdx>,
     /// How long to wait for the guest.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -130,42 +131,6 @@ pub struct SimulationConfig {
     pub guest_features: u64,
 }
 
-/// AMD SEV-SNP.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SnpConfig {
-    /// Guest policy bits (AMD 56860, table 9). 0x30000: SMT allowed, no debugging, no migration.
-    #[serde(default = "default_snp_policy")]
-    pub policy: u64,
-    /// Position of the C-bit, CPUID 8000001F EBX\[5:0\]; 51 on every processor with SNP so far.
-    #[serde(default = "default_cbitpos")]
-    pub cbitpos: u8,
-    /// Physical address bits lost to encryption, CPUID 8000001F EBX\[11:6\].
-    #[serde(default = "default_reduced_phys_bits")]
-    pub reduced_phys_bits: u8,
-}
-
-impl Default for SnpConfig {
-    fn default() -> Self {
-        Self { policy: default_snp_policy(), cbitpos: default_cbitpos(), reduced_phys_bits: default_reduced_phys_bits() }
-    }
-}
-
-/// Intel TDX.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TdxConfig {
-    /// Unix socket of the quote generation service.
-    #[serde(default = "default_qgs_socket")]
-    pub quote_generation_socket: PathBuf,
-}
-
-impl Default for TdxConfig {
-    fn default() -> Self {
-        Self { quote_generation_socket: default_qgs_socket() }
-    }
-}
-
 /// How long to wait for the guest, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -202,9 +167,6 @@ impl Timeouts {
     }
 }
 
-fn default_qemu() -> PathBuf {
-    "/usr/bin/qemu-system-x86_64".into()
-}
 fn default_kernel_params() -> String {
     DEFAULT_KERNEL_PARAMS.into()
 }
@@ -234,18 +196,6 @@ fn default_sim_vcpu_type() -> String {
 }
 fn default_guest_features() -> u64 {
     1
-}
-fn default_snp_policy() -> u64 {
-    0x30000
-}
-fn default_cbitpos() -> u8 {
-    51
-}
-fn default_reduced_phys_bits() -> u8 {
-    1
-}
-fn default_qgs_socket() -> PathBuf {
-    "/var/run/tdx-qgs/qgs.socket".into()
 }
 fn default_true() -> bool {
     true
@@ -305,8 +255,8 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         let tee = self.tee;
-        let paths: [(&'static str, Option<&PathBuf>); 10] = [
-            ("qemu", Some(&self.qemu)),
+        let paths: [(&'static str, Option<&PathBuf>); 9] = [
+            ("qemu", self.qemu.as_ref()),
             ("firmware", self.firmware.as_ref()),
             ("kernel", Some(&self.kernel)),
             ("initrd", self.initrd.as_ref()),
@@ -315,7 +265,6 @@ impl Config {
             ("vhost_device_vsock", Some(&self.vhost_device_vsock)),
             ("simulation.tee_sim", self.simulation.as_ref().map(|simulation| &simulation.tee_sim)),
             ("simulation.keys", self.simulation.as_ref().map(|simulation| &simulation.keys)),
-            ("tdx.quote_generation_socket", self.tdx.as_ref().map(|tdx| &tdx.quote_generation_socket)),
         ];
         for (key, path) in paths {
             if let Some(path) = path
@@ -369,6 +318,12 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// The QEMU binary.
+    #[must_use]
+    pub fn effective_qemu(&self) -> PathBuf {
+        self.qemu.clone().unwrap_or_else(|| self.tee.default_qemu().into())
     }
 
     /// The CPU model QEMU gives the guest.

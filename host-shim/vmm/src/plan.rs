@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{AllowedAnnotation, Config, VsockMode};
 use crate::cpus::{Vcpus, VcpusError};
-use crate::tee::{Tee, TeeKind, se, sim, snp, tdx};
+use crate::tee::{Tee, TeeKind, se, sim};
 
 /// Annotations with this prefix ask something of the runtime.
 pub const ANNOTATION_PREFIX: &str = "io.katacontainers.config.";
@@ -282,6 +282,9 @@ pub enum PlanError {
     /// Not a digest.
     #[error("initdata digest: expected 32, 48 or 64 bytes, found {0}")]
     DigestLength(usize),
+    /// A simulated class without its section.
+    #[error("the class has tee = \"sim\" and no [simulation]; it names the keys made by `kata-cc-tee-sim init`")]
+    NoSimulation,
     /// No initdata.
     #[error(
         "the pod has no initdata: set the annotation {INITDATA_ANNOTATION} (made by `kata-cc initdata`), and let containerd pass it on \
@@ -353,8 +356,8 @@ pub fn plan(config: &Config, request: &PodRequest) -> Result<LaunchPlan, PlanErr
     let vsock = vsock(config, request.host, &dir)?;
     let plan = LaunchPlan {
         sandbox_id: request.sandbox_id.clone(),
-        qemu: config.qemu.clone(),
-        tee: tee(config, &dir),
+        qemu: config.effective_qemu(),
+        tee: tee(config, &dir)?,
         cpu_model: config.effective_cpu_model().to_owned(),
         vcpus,
         memory_mib,
@@ -456,24 +459,23 @@ fn cmdline(config: &Config) -> String {
     }
 }
 
-fn tee(config: &Config, dir: &Path) -> Tee {
-    match (config.tee, &config.simulation) {
-        (TeeKind::Sim, Some(simulation)) => Tee::Sim(sim::Sim {
-            tee_sim: simulation.tee_sim.clone(),
-            keys: simulation.keys.clone(),
-            simulated: simulation.tee,
-            vcpu_type: simulation.vcpu_type.clone(),
-            guest_features: simulation.guest_features,
-            socket: guest_port_socket(&dir.join("vsock.sock"), sim::REPORT_PORT),
-        }),
-        // `Config` has checked that a simulated class has its section; without it, real protection is the safe reading.
-        (TeeKind::Sim, None) | (TeeKind::Snp, _) => {
-            let snp = config.snp.clone().unwrap_or_default();
-            Tee::Snp(snp::Snp { policy: snp.policy, cbitpos: snp.cbitpos, reduced_phys_bits: snp.reduced_phys_bits })
+fn tee(config: &Config, dir: &Path) -> Result<Tee, PlanError> {
+    Ok(match config.tee {
+        TeeKind::Sim => {
+            let simulation = config.simulation.as_ref().ok_or(PlanError::NoSimulation)?;
+            Tee::Sim(sim::Sim {
+                tee_sim: simulation.tee_sim.clone(),
+                keys: simulation.keys.clone(),
+                simulated: simulation.tee,
+                vcpu_type: simulation.vcpu_type.clone(),
+                guest_features: simulation.guest_features,
+                socket: guest_port_socket(&dir.join("vsock.sock"), sim::REPORT_PORT),
+            })
         }
-        (TeeKind::Tdx, _) => Tee::Tdx(tdx::Tdx { quote_generation_socket: config.tdx.clone().unwrap_or_default().quote_generation_socket }),
-        (TeeKind::Se, _) => Tee::Se(se::Se::default()),
-    }
+        TeeKind::Snp => Tee::Snp(config.snp.clone().unwrap_or_default()),
+        TeeKind::Tdx => Tee::Tdx(config.tdx.clone().unwrap_or_default()),
+        TeeKind::Se => Tee::Se(se::Se::default()),
+    })
 }
 
 fn check_paths(plan: &LaunchPlan) -> Result<(), PlanError> {

@@ -177,14 +177,25 @@ mod tests {
 
     #[test]
     fn snp_command_line_is_as_reviewed() {
-        let config = Config::parse("tee = \"snp\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"\n").unwrap();
-        golden(&line(&config, &["02:42:ac:11:00:02"]), include_str!("../tests/golden/snp.txt"));
+        golden(&line(&class("snp", ""), &["02:42:ac:11:00:02"]), include_str!("../tests/golden/snp.txt"));
     }
 
     #[test]
     fn tdx_command_line_is_as_reviewed() {
-        let config = Config::parse("tee = \"tdx\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"\n").unwrap();
-        golden(&line(&config, &[]), include_str!("../tests/golden/tdx.txt"));
+        golden(&line(&class("tdx", ""), &[]), include_str!("../tests/golden/tdx.txt"));
+    }
+
+    /// A class with files, and with more of its own.
+    fn class(tee: &str, more: &str) -> Config {
+        Config::parse(&format!("tee = \"{tee}\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"\n{more}")).unwrap()
+    }
+
+    #[test]
+    fn command_lines_of_every_option_are_as_reviewed() {
+        let snp = class("snp", include_str!("../tests/golden/snp-options.toml"));
+        golden(&line(&snp, &[]), include_str!("../tests/golden/snp-options.txt"));
+        let tdx = class("tdx", include_str!("../tests/golden/tdx-options.toml"));
+        golden(&line(&tdx, &[]), include_str!("../tests/golden/tdx-options.txt"));
     }
 
     #[test]

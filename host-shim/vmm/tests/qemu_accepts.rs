@@ -108,6 +108,22 @@ const CASES: &[Case] = &[
         unknown: "tdx-guest",
     },
     Case {
+        name: "snp with every option",
+        class: concat!("tee = \"snp\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"\n", include_str!("golden/snp-options.toml")),
+        machine: "x86_64",
+        since: (9, 1),
+        missing: &[NO_KVM, "vm-type SEV-SNP not supported by KVM"],
+        unknown: "sev-snp-guest",
+    },
+    Case {
+        name: "tdx with every option",
+        class: concat!("tee = \"tdx\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"\n", include_str!("golden/tdx-options.toml")),
+        machine: "x86_64",
+        since: (10, 1),
+        missing: &[NO_KVM, "vm-type TDX not supported by KVM"],
+        unknown: "tdx-guest",
+    },
+    Case {
         name: "se",
         class: "tee = \"se\"\nkernel = \"/k\"",
         machine: "s390x",

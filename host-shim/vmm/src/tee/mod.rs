@@ -29,6 +29,15 @@ pub enum TeeKind {
 }
 
 impl TeeKind {
+    /// The QEMU binary when the configuration names none.
+    #[must_use]
+    pub fn default_qemu(self) -> &'static str {
+        match self {
+            Self::Sim | Self::Snp | Self::Tdx => "/usr/bin/qemu-system-x86_64",
+            Self::Se => "/usr/bin/qemu-system-s390x",
+        }
+    }
+
     /// The CPU model when the configuration names none.
     #[must_use]
     pub fn default_cpu_model(self) -> &'static str {

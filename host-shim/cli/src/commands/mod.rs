@@ -7,6 +7,7 @@ mod image;
 mod initdata;
 mod kbs;
 mod measure;
+mod plan;
 mod policy;
 mod secret;
 mod timeline;
@@ -27,6 +28,8 @@ pub(crate) enum Command {
     /// Compute the launch measurement of a guest before it exists.
     #[command(subcommand)]
     Measure(measure::Command),
+    /// Show the machine that would be made for a pod: as a plan, or as QEMU's command line.
+    Plan(plan::Args),
     /// Encrypt images and make the keys for it; make boot images of IBM Secure Execution.
     #[command(subcommand)]
     Image(image::Command),
@@ -58,6 +61,7 @@ pub(crate) fn run(command: Command, format: Format) -> anyhow::Result<Outcome> {
     match command {
         Command::Check(args) => check::run(&args, format),
         Command::Measure(command) => measure::run(&command, format),
+        Command::Plan(args) => plan::run(&args, format),
         Command::Image(command) => image::run(command, format),
         Command::Policy(command) => policy::run(&command, format),
         Command::Secret(command) => secret::run(&command, format),

@@ -1,0 +1,83 @@
+//! `kata-cc plan` by the program itself.
+
+#![allow(clippy::unwrap_used)] // helpers of tests: to panic is to fail
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use kata_cc_policy::Initdata;
+use serde_json::Value;
+
+const ANNOTATION: &str = "io.katacontainers.config.hypervisor.cc_init_data";
+
+fn initdata() -> Initdata {
+    Initdata::parse(b"version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n\"aa.toml\" = \"\"\n").unwrap()
+}
+
+/// A pod with limits, and with the annotations given as lines.
+fn write_pod(dir: &Path, annotations: &[(&str, &str)]) {
+    let lines: String = annotations.iter().map(|(name, value)| format!("    {name}: \"{value}\"\n")).collect();
+    let annotations = if lines.is_empty() { String::new() } else { format!("  annotations:\n{lines}") };
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n{annotations}spec:\n  containers:\n  - name: web\n    image: r.example/web\n    \
+         resources: {{limits: {{cpu: 1500m, memory: 256Mi}}}}\n"
+    );
+    std::fs::write(dir.join("pod.yaml"), text).unwrap();
+}
+
+fn plan(dir: &Path, arguments: &[&str]) -> Output {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_kata-cc"));
+    program.current_dir(dir).env("KATA_CC_CONFIG", dir.join("class.toml")).args(["plan", "pod.yaml"]).args(arguments).output().unwrap()
+}
+
+#[track_caller]
+fn assert_refused(output: &Output, why: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(output.stdout.is_empty() && said.contains(why), "{said}");
+}
+
+#[test]
+fn a_plan_has_the_pods_sizes_and_the_digest_of_its_initdata() {
+    let dir = tempfile::tempdir().unwrap();
+    let initdata = initdata();
+    write_pod(dir.path(), &[(ANNOTATION, &initdata.to_annotation())]);
+    let output = plan(dir.path(), &["--tee", "snp"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let plan_json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // A processor and half a GiB of the class, beside the pod's limits.
+    assert_eq!((&plan_json["vcpus"], &plan_json["memory_mib"]), (&3.into(), &768.into()));
+    assert_eq!(plan_json["initdata_digest"], hex::encode(initdata.digest().as_bytes()));
+    assert_eq!(plan_json["tee"]["kind"], "snp");
+    for (tee, protection) in [("snp", "sev-snp-guest,"), ("tdx", "\"qom-type\":\"tdx-guest\""), ("se", "s390-pv-guest,")] {
+        let line = plan(dir.path(), &["--tee", tee, "--command-line", "--interfaces", "2"]);
+        let line = String::from_utf8(line.stdout).unwrap();
+        assert!(line.contains(protection) && line.contains("net1") && line.contains(" \\\n  -smp 3"), "{line}");
+    }
+}
+
+#[test]
+fn the_installed_class_is_planned_for_without_another() {
+    let dir = tempfile::tempdir().unwrap();
+    write_pod(dir.path(), &[(ANNOTATION, &initdata().to_annotation())]);
+    assert_refused(&plan(dir.path(), &[]), "class.toml");
+    std::fs::write(dir.path().join("class.toml"), "tee = \"se\"\nkernel = \"/my/guest.img\"\n").unwrap();
+    let output = plan(dir.path(), &["--json"]);
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = result.to_string();
+    assert!(text.contains("/my/guest.img") && text.contains("/usr/bin/qemu-system-s390x"), "{text}");
+}
+
+#[test]
+fn pods_that_would_not_start_are_not_planned() {
+    let dir = tempfile::tempdir().unwrap();
+    write_pod(dir.path(), &[]);
+    assert_refused(&plan(dir.path(), &["--tee", "snp"]), "no initdata");
+    write_pod(dir.path(), &[(ANNOTATION, "AAAA")]);
+    assert_refused(&plan(dir.path(), &["--tee", "snp"]), "initdata");
+    let annotation = initdata().to_annotation();
+    write_pod(dir.path(), &[(ANNOTATION, &annotation), ("io.katacontainers.config.hypervisor.kernel_params", "init=/bin/sh")]);
+    assert_refused(&plan(dir.path(), &["--tee", "snp"]), "kernel_params");
+    std::fs::write(dir.path().join("pod.yaml"), "kind: Service\n").unwrap();
+    assert_refused(&plan(dir.path(), &["--tee", "snp"]), "expected one pod or workload, found 0 among 1");
+}

@@ -251,3 +251,6 @@ pub enum MeasureError {
     #[error("an initrd or command line is measured only together with a kernel, and none was given")]
     NothingToHash,
 }
+
+#[cfg(test)]
+mod tests;

@@ -238,16 +238,25 @@ pub enum FirmwareError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::footer::PAGE_LEN;
     use crate::measure::sections::tests::put_footer;
 
     /// An image with these sections, metadata at its start.
     fn image(sections: &[(u32, u32, u32)]) -> Vec<u8> {
+        image_with(sections, None)
+    }
+
+    /// The same with a place for the table of kernel hashes.
+    pub(in crate::measure::snp) fn image_with(sections: &[(u32, u32, u32)], hash_table: Option<u32>) -> Vec<u8> {
         let descriptors = sections.iter().map(|(gpa, size, kind)| [*gpa, *size, *kind].map(u32::to_le_bytes).concat());
         let table = TABLE.build(&descriptors.collect::<Vec<_>>());
-        crate::measure::sections::tests::image(&table, SEV_METADATA, &[(SEV_ES_RESET, &[0x10, 0, 0, 0])])
+        // Where the table is, and how large.
+        let place = hash_table.map(|gpa| [gpa, 0x400].map(u32::to_le_bytes).concat());
+        let mut entries = vec![(SEV_ES_RESET, &[0x10, 0, 0, 0][..])];
+        entries.extend(place.as_deref().map(|place| (SEV_HASH_TABLE, place)));
+        crate::measure::sections::tests::image(&table, SEV_METADATA, &entries)
     }
 
     #[track_caller]

@@ -14,6 +14,9 @@ const CMDLINE: Guid = Guid::new(0x97d0_2dd8, 0xbd20, 0x4c94, 0xaa78, 0xe771_4d36
 const INITRD: Guid = Guid::new(0x44ba_f731, 0x3a2f, 0x4bd7, 0x9af1, 0x41e2_9169_781d);
 const KERNEL: Guid = Guid::new(0x4de7_9437, 0xabd2, 0x427f, 0xb835, 0xd5b1_72d2_045b);
 
+/// What a table has entries of, in its order.
+pub(super) const ENTRIES: [Guid; 3] = [CMDLINE, INITRD, KERNEL];
+
 const ENTRY_LEN: u16 = 16 + 2 + 32;
 const TABLE_LEN: u16 = 16 + 2 + 3 * ENTRY_LEN;
 
@@ -79,7 +82,8 @@ impl KernelHashes {
         let mut table = Vec::with_capacity(usize::from(TABLE_LEN));
         table.extend(HEADER.to_bytes());
         table.extend(TABLE_LEN.to_le_bytes());
-        for (guid, hash) in [(CMDLINE, &self.cmdline), (INITRD, &self.initrd), (KERNEL, &self.kernel)] {
+        // Always all three: OVMF starts a blob whose entry is missing without a check.
+        for (guid, hash) in ENTRIES.into_iter().zip([&self.cmdline, &self.initrd, &self.kernel]) {
             table.extend(guid.to_bytes());
             table.extend(ENTRY_LEN.to_le_bytes());
             table.extend(hash);

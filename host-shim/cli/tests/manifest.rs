@@ -2,34 +2,17 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests: to panic is to fail
 
+mod firmware;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use kata_cc_firmware::footer::{Footer, SEV_ES_RESET, SEV_HASH_TABLE, SEV_METADATA};
 use serde_json::{Value, json};
 
 /// A folder with a firmware, a kernel, an initrd and the keys `owner` and `other`.
 struct Image {
     dir: tempfile::TempDir,
-}
-
-/// The smallest firmware that SNP can launch with kernel hashes.
-fn firmware() -> Vec<u8> {
-    let mut image = vec![0x90; 8192];
-    let metadata: Vec<u32> = vec![16 + 12, 1, 1, 0x1000, 0x1000, 0x10];
-    image[..4].copy_from_slice(b"ASEV");
-    for (i, word) in metadata.iter().enumerate() {
-        image[4 + 4 * i..8 + 4 * i].copy_from_slice(&word.to_le_bytes());
-    }
-    let table = Footer::build(&[
-        (SEV_HASH_TABLE, &[0x1000_u32.to_le_bytes(), 0x400_u32.to_le_bytes()].concat()),
-        (SEV_METADATA, &8192_u32.to_le_bytes()),
-        (SEV_ES_RESET, &0x10_u32.to_le_bytes()),
-    ]);
-    let place = Footer::place(image.len(), &table).unwrap();
-    image[place].copy_from_slice(&table);
-    image
 }
 
 const INPUTS: [&str; 10] = ["measure", "snp", "--ovmf", "fw", "--kernel", "kernel", "--initrd", "initrd", "--append", "quiet"];
@@ -38,7 +21,7 @@ const ABOUT: [&str; 8] = ["--name", "guest", "--release", "1.2", "--serial", "3"
 impl Image {
     fn new() -> Self {
         let image = Self { dir: tempfile::tempdir().unwrap() };
-        fs::write(image.path("fw"), firmware()).unwrap();
+        fs::write(image.path("fw"), firmware::smallest()).unwrap();
         fs::write(image.path("kernel"), "kernel").unwrap();
         fs::write(image.path("initrd"), "initrd").unwrap();
         for name in ["owner", "other"] {
@@ -83,7 +66,7 @@ fn a_manifest_has_the_digests_that_are_measured_one_at_a_time() {
     assert_eq!(
         entry["inputs"],
         json!({
-            "firmware": sha256(&firmware()), "vmm": "qemu", "guest_features": "0x1",
+            "firmware": sha256(&firmware::smallest()), "vmm": "qemu", "guest_features": "0x1",
             "boot": {"kernel": sha256(b"kernel"), "initrd": sha256(b"initrd"), "cmdline": "quiet"},
         })
     );

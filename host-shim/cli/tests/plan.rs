@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests: to panic is to fail
 
+mod firmware;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -80,4 +82,50 @@ fn pods_that_would_not_start_are_not_planned() {
     assert_refused(&plan(dir.path(), &["--tee", "snp"]), "kernel_params");
     std::fs::write(dir.path().join("pod.yaml"), "kind: Service\n").unwrap();
     assert_refused(&plan(dir.path(), &["--tee", "snp"]), "expected one pod or workload, found 0 among 1");
+}
+
+#[test]
+fn a_pod_measures_as_the_command_that_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    write_pod(dir.path(), &[(ANNOTATION, &initdata().to_annotation())]);
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    for (name, content) in [("fw", firmware::smallest()), ("kernel", b"kernel".to_vec()), ("initrd", b"initrd".to_vec())] {
+        std::fs::write(path(name), content).unwrap();
+    }
+    let class = |more: &str| {
+        let files = format!("firmware = {:?}\nkernel = {:?}\ninitrd = {:?}\n", path("fw"), path("kernel"), path("initrd"));
+        std::fs::write(path("class.toml"), format!("tee = \"snp\"\n{files}{more}")).unwrap();
+    };
+    let run = |arguments: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_kata-cc"));
+        program.current_dir(dir.path()).env("KATA_CC_CONFIG", path("class.toml")).arg("measure").args(arguments).output().unwrap()
+    };
+    class("kernel_params = \"quiet\"\ncpu_model = \"EPYC-Genoa,pmu=off\"\n");
+    let by_pod = run(&["pod", "pod.yaml"]);
+    let shown = String::from_utf8_lossy(&by_pod.stderr).into_owned();
+    assert!(by_pod.status.success(), "{shown}");
+    // The class has one processor, and the pod's limit is one and a half.
+    let by_hand = [
+        "snp",
+        "--ovmf",
+        "fw",
+        "--kernel",
+        "kernel",
+        "--initrd",
+        "initrd",
+        "--append",
+        "quiet",
+        "--vcpus",
+        "3",
+        "--vcpu-type",
+        "EPYC-Genoa",
+    ];
+    assert_eq!(by_pod.stdout, run(&by_hand).stdout);
+    assert!(shown.contains("kata-cc measure snp") && shown.contains("--vcpus 3") && shown.contains("EPYC-Genoa"), "{shown}");
+    class("kernel_params = \"quiet init=/bin/sh\"\ncpu_model = \"EPYC-Genoa,pmu=off\"\n");
+    assert_ne!(run(&["pod", "pod.yaml"]).stdout, by_pod.stdout);
+    // A model that nobody can measure is an error by its name.
+    class("cpu_model = \"EPYC-Venus\"\n");
+    let refused = run(&["pod", "pod.yaml"]);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("EPYC-Venus"));
 }

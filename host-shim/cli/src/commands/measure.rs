@@ -4,6 +4,7 @@
 //! these bytes and no others.
 
 mod manifest;
+mod pod;
 mod range;
 pub(super) mod se;
 mod tdx;
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     /// The tag is the image's identity and is read from it: it covers keys that were made for this image alone, so it cannot be computed
     /// from kernel and initrd, and differs for each build.
     Se(se::Se),
+    /// The machine of a pod: by its manifest and its runtime class, as `kata-cc plan` has it.
+    Pod(pod::Pod),
     /// Sign values that no image measures to: patch levels of platforms, keys that sign initdata.
     Values(Box<manifest::Values>),
 }
@@ -109,6 +112,7 @@ pub(crate) fn run(command: &Command, format: Format) -> anyhow::Result<Outcome> 
         Command::Snp(args) => snp(args, format),
         Command::Tdx(args) => tdx::run(args, format),
         Command::Se(args) => se::run(args, format),
+        Command::Pod(args) => pod::run(args, format),
         Command::Values(args) => manifest::values(args, format),
     }
 }

@@ -22,6 +22,16 @@ use crate::output::{self, Format, Outcome, show};
 /// Arguments of `plan`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    #[command(flatten)]
+    class: Class,
+    /// Print QEMU's command line in place of the plan.
+    #[arg(long)]
+    command_line: bool,
+}
+
+/// A pod, and the class that it is planned for.
+#[derive(clap::Args)]
+pub(super) struct Class {
     /// Kubernetes manifest with one pod, or with one workload that has a pod's template (`-`: stdin).
     #[arg(value_name = "FILE")]
     manifest: PathBuf,
@@ -34,9 +44,6 @@ pub(crate) struct Args {
     /// Network interfaces of the pod.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(..=8))]
     interfaces: u8,
-    /// Print QEMU's command line in place of the plan.
-    #[arg(long)]
-    command_line: bool,
 }
 
 /// TEEs that need nothing but files.
@@ -66,10 +73,7 @@ impl Tee {
 const ASSUMED_CID: u32 = 3;
 
 pub(crate) fn run(args: &Args, format: Format) -> anyhow::Result<Outcome> {
-    let config = class(args)?;
-    let name = args.manifest.display();
-    let pod = manifest::Pod::read(&files::read_text(&args.manifest)?).with_context(|| format!("{name} does not describe a pod"))?;
-    let plan = planned(&config, &pod, args.interfaces).with_context(|| format!("the pod of {name} cannot be planned"))?;
+    let plan = args.class.plan()?;
     let command = words(&plan)?;
     let result = serde_json::json!({ "plan": plan, "command": command });
     let text = if args.command_line { shell(&command) } else { serde_json::to_string_pretty(&plan)? };
@@ -78,20 +82,30 @@ pub(crate) fn run(args: &Args, format: Format) -> anyhow::Result<Outcome> {
         format,
         format!(
             "assumed: vsock address {ASSUMED_CID}, {} network interface(s), /dev/vhost-net on the host; QEMU inherits descriptors {} and up",
-            args.interfaces,
+            args.class.interfaces,
             qemu::FIRST_FD
         ),
     );
     Ok(Outcome::Done)
 }
 
-fn class(args: &Args) -> anyhow::Result<Config> {
-    if let Some(tee) = args.tee {
-        return Ok(Config::parse(tee.class())?);
+impl Class {
+    /// The plan of the pod's machine.
+    pub(super) fn plan(&self) -> anyhow::Result<LaunchPlan> {
+        let config = self.config()?;
+        let name = self.manifest.display();
+        let pod = manifest::Pod::read(&files::read_text(&self.manifest)?).with_context(|| format!("{name} does not describe a pod"))?;
+        planned(&config, &pod, self.interfaces).with_context(|| format!("the pod of {name} cannot be planned"))
     }
-    let named = args.config.clone().or_else(|| std::env::var_os(PATH_VARIABLE).map(PathBuf::from));
-    let path = named.unwrap_or_else(|| DEFAULT_PATH.into());
-    Config::load(&path).context("no class to plan for: name its configuration with --config, or a TEE with --tee")
+
+    fn config(&self) -> anyhow::Result<Config> {
+        if let Some(tee) = self.tee {
+            return Ok(Config::parse(tee.class())?);
+        }
+        let named = self.config.clone().or_else(|| std::env::var_os(PATH_VARIABLE).map(PathBuf::from));
+        let path = named.unwrap_or_else(|| DEFAULT_PATH.into());
+        Config::load(&path).context("no class to plan for: name its configuration with --config, or a TEE with --tee")
+    }
 }
 
 fn planned(config: &Config, pod: &manifest::Pod, interfaces: u8) -> anyhow::Result<LaunchPlan> {
@@ -119,7 +133,7 @@ fn words(plan: &LaunchPlan) -> anyhow::Result<Vec<String>> {
 }
 
 /// A command as a shell reads it, an option a line.
-fn shell(words: &[String]) -> String {
+pub(super) fn shell(words: &[String]) -> String {
     let mut text = String::new();
     for (index, word) in words.iter().enumerate() {
         let gap = match index {

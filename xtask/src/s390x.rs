@@ -13,6 +13,8 @@ use crate::process;
 const TARGET: &str = "s390x-unknown-linux-gnu";
 const LINKER: &str = "/usr/bin/s390x-linux-gnu-gcc";
 const EMULATOR: &str = "/usr/bin/qemu-s390x-static";
+/// The emulator, and where the C library of the tests is.
+const RUNNER: &str = "/usr/bin/qemu-s390x-static -L /usr/s390x-linux-gnu";
 
 /// The parsers and codecs, and the launch plans.
 const CRATES: &[&str] =
@@ -49,7 +51,7 @@ pub(crate) fn tests(cx: &Context) -> Result<Result<Tests, String>> {
     arguments.extend(LEFT_OUT.iter().flat_map(|name| ["--skip", name]));
     let environment = [
         ("CARGO_TARGET_S390X_UNKNOWN_LINUX_GNU_LINKER", Path::new(LINKER)),
-        ("CARGO_TARGET_S390X_UNKNOWN_LINUX_GNU_RUNNER", Path::new("/usr/bin/qemu-s390x-static -L /usr/s390x-linux-gnu")),
+        ("CARGO_TARGET_S390X_UNKNOWN_LINUX_GNU_RUNNER", Path::new(RUNNER)),
     ];
     Ok(Ok(Tests { arguments, environment }))
 }

@@ -42,7 +42,7 @@ pub struct Config {
     /// The whole kernel command line; measured, so it is fixed for the class and no pod can change it.
     #[serde(default = "default_kernel_params")]
     pub kernel_params: String,
-    /// CPU model QEMU gives the guest. Default: `max` for `sim`, `EPYC-v4` for `snp`, `host` otherwise.
+    /// CPU model QEMU gives the guest, with its flags. Default: `max` for `sim`, `EPYC-v4,pmu=off` for `snp`, `host,pmu=off` for `tdx`, `host` for `se`.
     pub cpu_model: Option<String>,
     /// Processors every pod gets besides its limits: a whole number, or a fraction in quotes (`"0.25"`). Sums are rounded up once, to at least one.
     #[serde(default = "default_vcpus")]

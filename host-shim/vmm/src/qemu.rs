@@ -73,7 +73,7 @@ pub fn command(plan: &LaunchPlan) -> Result<Vec<OsString>, PlanError> {
     }
     arguments.option("-display", "none");
     arguments.option("-vga", "none");
-    arguments.0.extend(plan.tee.arguments(plan)?);
+    arguments.0.extend(plan.tee.arguments(plan));
     arguments.option("-smp", plan.vcpus.to_string());
     if plan.seccomp {
         arguments.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");

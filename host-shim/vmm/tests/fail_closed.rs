@@ -56,6 +56,10 @@ fn assert_protected(tee: &str, needed: &[&str], words: &[String], case: &str) {
         assert!(NEVER_WITHIN.iter().all(|part| !word.contains(part)), "{tee}, {case}: {word}");
     }
     assert_eq!(words.iter().filter(|word| *word == "-machine").count(), 1, "{tee}, {case}: {line}");
+    // The only monitor is ours, on a descriptor that nobody else can open.
+    let monitors: Vec<_> = words.windows(2).filter(|pair| pair[0] == "-mon").map(|pair| pair[1].as_str()).collect();
+    assert_eq!(monitors, ["chardev=qmp,mode=control"], "{tee}, {case}: {line}");
+    assert!(line.contains("socket,id=qmp,fd="), "{tee}, {case}: {line}");
 }
 
 #[test]

@@ -75,68 +75,56 @@ impl Tree {
     }
 }
 
-/// A class, and what a QEMU without its hardware says at last.
-struct Case {
-    name: &'static str,
-    class: &'static str,
+/// A protection, and what a QEMU without its hardware says at last.
+struct Protection {
     machine: &'static str,
     /// The first version that has the protection.
     since: (u32, u32),
-    /// What names the missing hardware: without `/dev/kvm`, and with one that has no such protection.
-    missing: &'static [&'static str],
+    /// What names the missing hardware where there is a `/dev/kvm`.
+    missing: &'static str,
     /// What a QEMU before `since` names.
     unknown: &'static str,
 }
 
+/// What is said where there is no `/dev/kvm`.
 const NO_KVM: &str = "Could not access KVM kernel module";
 
-const CASES: &[Case] = &[
-    Case {
-        name: "snp",
-        class: "tee = \"snp\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"",
-        machine: "x86_64",
-        since: (9, 1),
-        missing: &[NO_KVM, "vm-type SEV-SNP not supported by KVM"],
-        unknown: "sev-snp-guest",
-    },
-    Case {
-        name: "tdx",
-        class: "tee = \"tdx\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"",
-        machine: "x86_64",
-        since: (10, 1),
-        missing: &[NO_KVM, "vm-type TDX not supported by KVM"],
-        unknown: "tdx-guest",
-    },
-    Case {
-        name: "snp with every option",
-        class: concat!("tee = \"snp\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"\n", include_str!("golden/snp-options.toml")),
-        machine: "x86_64",
-        since: (9, 1),
-        missing: &[NO_KVM, "vm-type SEV-SNP not supported by KVM"],
-        unknown: "sev-snp-guest",
-    },
-    Case {
-        name: "tdx with every option",
-        class: concat!("tee = \"tdx\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"\n", include_str!("golden/tdx-options.toml")),
-        machine: "x86_64",
-        since: (10, 1),
-        missing: &[NO_KVM, "vm-type TDX not supported by KVM"],
-        unknown: "tdx-guest",
-    },
-    Case {
-        name: "se",
-        class: "tee = \"se\"\nkernel = \"/k\"",
-        machine: "s390x",
-        // The object is compiled only into a QEMU for s390x hosts, so its absence is all that can be seen here.
-        since: (u32::MAX, 0),
-        missing: &[],
-        unknown: "s390-pv-guest",
-    },
+const SNP: Protection =
+    Protection { machine: "x86_64", since: (9, 1), missing: "vm-type SEV-SNP not supported by KVM", unknown: "sev-snp-guest" };
+const TDX: Protection = Protection { machine: "x86_64", since: (10, 1), missing: "vm-type TDX not supported by KVM", unknown: "tdx-guest" };
+/// The object is compiled only into a QEMU for s390x hosts, so its absence is all that can be seen here.
+const SE: Protection = Protection { machine: "s390x", since: (u32::MAX, 0), missing: "s390-pv-guest", unknown: "s390-pv-guest" };
+
+/// A class of a protection, as its configuration.
+struct Case {
+    protection: Protection,
+    tee: &'static str,
+    options: &'static str,
+}
+
+const CASES: [Case; 5] = [
+    Case { protection: SNP, tee: "snp", options: "" },
+    Case { protection: TDX, tee: "tdx", options: "" },
+    Case { protection: SNP, tee: "snp", options: include_str!("golden/snp-options.toml") },
+    Case { protection: TDX, tee: "tdx", options: include_str!("golden/tdx-options.toml") },
+    Case { protection: SE, tee: "se", options: "" },
 ];
 
+impl Case {
+    fn class(&self) -> String {
+        let files = if self.tee == "se" { "" } else { "firmware = \"/f\"\ninitrd = \"/i\"\n" };
+        format!("tee = {:?}\nkernel = \"/k\"\n{files}{}", self.tee, self.options)
+    }
+
+    /// For messages.
+    fn on(&self, tree: &Tree) -> String {
+        format!("{}, options {:?}, on QEMU {:?}", self.tee, self.options, tree.version)
+    }
+}
+
 /// The plan of a pod with a network interface, with its files in `dir`.
-fn planned(class: &str, base: &Path) -> (LaunchPlan, RunDir) {
-    let config = Config::parse(&format!("run_dir = {:?}\n{class}\n", base.to_str().unwrap())).unwrap();
+fn planned(case: &Case, base: &Path) -> (LaunchPlan, RunDir) {
+    let config = Config::parse(&format!("run_dir = {:?}\n{}\n", base.to_str().unwrap(), case.class())).unwrap();
     let request = PodRequest {
         sandbox_id: "pod-1".parse().unwrap(),
         annotations: std::collections::BTreeMap::new(),
@@ -155,14 +143,15 @@ fn planned(class: &str, base: &Path) -> (LaunchPlan, RunDir) {
 #[ignore = "needs QEMU of other Debian releases; run by `cargo xtask test`"]
 async fn exact_command_lines_get_as_far_as_the_hardware_that_is_missing() {
     for tree in Tree::all() {
-        for case in CASES {
+        for case in &CASES {
             let base = tempfile::tempdir().unwrap();
-            let (plan, dir) = planned(case.class, base.path());
-            let exit = tree.ends(case.machine, qemu::command(&plan).unwrap(), qemu::inherited(&plan).len(), &dir).await;
-            let expected = if tree.version < case.since { &[case.unknown] } else { case.missing };
+            let (plan, dir) = planned(case, base.path());
+            let exit = tree.ends(case.protection.machine, qemu::command(&plan).unwrap(), qemu::inherited(&plan).len(), &dir).await;
+            let before = tree.version < case.protection.since;
+            let expected = if before { vec![case.protection.unknown] } else { vec![NO_KVM, case.protection.missing] };
             let said = exit.last_words.as_str();
-            assert!(expected.iter().any(|words| said.contains(words)), "{} on QEMU {:?}: {exit}", case.name, tree.version);
-            assert!(exit.status.is_some_and(|status| !status.success()), "{} on QEMU {:?}: {exit}", case.name, tree.version);
+            assert!(expected.iter().any(|words| said.contains(words)), "{}: {exit}", case.on(&tree));
+            assert!(exit.status.is_some_and(|status| !status.success()), "{}: {exit}", case.on(&tree));
         }
     }
 }
@@ -201,11 +190,11 @@ fn unprotected(arguments: Vec<OsString>) -> Vec<OsString> {
 #[ignore = "needs QEMU of other Debian releases; run by `cargo xtask test`"]
 async fn processors_and_devices_make_a_machine_that_waits_to_be_started() {
     for tree in Tree::all() {
-        for case in CASES {
+        for case in &CASES {
             let base = tempfile::tempdir().unwrap();
-            let (plan, dir) = planned(case.class, base.path());
+            let (plan, dir) = planned(case, base.path());
             let arguments = unprotected(qemu::command(&plan).unwrap());
-            let (process, stream) = tree.start(case.machine, arguments, qemu::inherited(&plan).len(), &dir);
+            let (process, stream) = tree.start(case.protection.machine, arguments, qemu::inherited(&plan).len(), &dir);
             let status = match Qmp::open(stream).await {
                 Ok(qmp) => {
                     let status = qmp.status().await.map_err(|error| error.to_string());
@@ -215,7 +204,7 @@ async fn processors_and_devices_make_a_machine_that_waits_to_be_started() {
                 Err(error) => Err(error.to_string()),
             };
             let exit = process.wait().await;
-            assert_eq!(status.as_deref(), Ok("prelaunch"), "{} on QEMU {:?}: {exit}", case.name, tree.version);
+            assert_eq!(status.as_deref(), Ok("prelaunch"), "{}: {exit}", case.on(&tree));
         }
     }
 }
@@ -224,19 +213,19 @@ async fn processors_and_devices_make_a_machine_that_waits_to_be_started() {
 #[ignore = "needs QEMU of other Debian releases; run by `cargo xtask test`"]
 async fn the_vsock_device_has_the_properties_that_plans_give_it() {
     for tree in Tree::all() {
-        for case in CASES {
+        for case in &CASES {
             let base = tempfile::tempdir().unwrap();
-            let (plan, _dir) = planned(case.class, base.path());
+            let (plan, _dir) = planned(case, base.path());
             let words = qemu::command(&plan).unwrap();
             let device = words.iter().map(|word| word.to_str().unwrap()).find(|word| word.starts_with("vhost-vsock")).unwrap();
             let mut parts = device.split(',');
-            let (loader, mut arguments) = tree.binary(case.machine);
+            let (loader, mut arguments) = tree.binary(case.protection.machine);
             arguments.extend(["-device".into(), format!("{},help", parts.next().unwrap()).into()]);
             let output = std::process::Command::new(loader).args(arguments).output().unwrap();
             let help = String::from_utf8(output.stdout).unwrap();
             for part in parts {
                 let property = part.split('=').next().unwrap();
-                assert!(help.contains(&format!("  {property}=<")), "{}: {property} on QEMU {:?}:\n{help}", case.name, tree.version);
+                assert!(help.contains(&format!("  {property}=<")), "{}: {property}\n{help}", case.on(&tree));
             }
         }
     }
@@ -248,12 +237,12 @@ async fn a_misspelt_protection_is_refused_by_name() {
     for tree in Tree::all() {
         for (case, right, wrong) in [(&CASES[0], "kernel-hashes=", "kernel-hash="), (&CASES[1], "sept-ve-disable", "sept-ve-disabled")] {
             let base = tempfile::tempdir().unwrap();
-            let (plan, dir) = planned(case.class, base.path());
+            let (plan, dir) = planned(case, base.path());
             let words = qemu::command(&plan).unwrap();
             let words = words.into_iter().map(|word| word.into_string().unwrap().replace(right, wrong).into()).collect();
-            let exit = tree.ends(case.machine, words, qemu::inherited(&plan).len(), &dir).await;
-            let named = if tree.version < case.since { case.unknown } else { wrong.trim_end_matches('=') };
-            assert!(exit.last_words.contains(named), "{} on QEMU {:?}: {exit}", case.name, tree.version);
+            let exit = tree.ends(case.protection.machine, words, qemu::inherited(&plan).len(), &dir).await;
+            let named = if tree.version < case.protection.since { case.protection.unknown } else { wrong.trim_end_matches('=') };
+            assert!(exit.last_words.contains(named), "{}: {exit}", case.on(&tree));
         }
     }
 }

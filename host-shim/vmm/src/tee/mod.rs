@@ -12,7 +12,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{LaunchPlan, PlanError};
+use crate::plan::LaunchPlan;
 
 /// Which protection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,12 +89,12 @@ impl Tee {
     }
 
     /// `-machine`, `-cpu` and memory arguments, and the protection object.
-    pub(crate) fn arguments(&self, plan: &LaunchPlan) -> Result<Vec<OsString>, PlanError> {
+    pub(crate) fn arguments(&self, plan: &LaunchPlan) -> Vec<OsString> {
         match self {
-            Self::Sim(sim) => Ok(sim.arguments(plan)),
-            Self::Snp(snp) => Ok(snp.arguments(plan)),
+            Self::Sim(sim) => sim.arguments(plan),
+            Self::Snp(snp) => snp.arguments(plan),
             Self::Tdx(tdx) => tdx.arguments(plan),
-            Self::Se(se) => Ok(se.arguments(plan)),
+            Self::Se(se) => se.arguments(plan),
         }
     }
 

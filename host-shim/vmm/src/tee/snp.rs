@@ -17,7 +17,7 @@ pub struct Snp {
     pub policy: GuestPolicy,
     /// Position of the C-bit, CPUID 8000001F EBX\[5:0\]; 51 on every processor with SNP so far.
     pub cbitpos: u8,
-    /// Physical address bits lost to encryption, CPUID 8000001F EBX\[11:6\].
+    /// Physical address bits that a guest loses to encryption: at most one, whatever CPUID 8000001F EBX\[11:6\] says of the host.
     pub reduced_phys_bits: u8,
 }
 

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use base64::Engine as _;
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::strings;
-use crate::plan::{LaunchPlan, PlanError};
+use crate::plan::LaunchPlan;
 
 /// Parameters of a TDX launch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +34,7 @@ impl Default for Tdx {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QuoteService {
     /// A Unix socket.
-    Unix(PathBuf),
+    Unix(String),
     /// A vsock address; the host itself is 2.
     Vsock {
         /// Context identifier.
@@ -62,7 +61,7 @@ impl FromStr for QuoteService {
 impl fmt::Display for QuoteService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unix(path) => path.display().fmt(f),
+            Self::Unix(path) => f.write_str(path),
             Self::Vsock { cid, port } => write!(f, "vsock:{cid}:{port}"),
         }
     }
@@ -82,13 +81,10 @@ impl<'de> Deserialize<'de> for QuoteService {
 
 impl QuoteService {
     /// As QEMU's `SocketAddress`.
-    fn address(&self) -> Result<Value, PlanError> {
+    fn address(&self) -> Value {
         match self {
-            Self::Unix(path) => {
-                let path = path.to_str().ok_or_else(|| PlanError::NotUtf8(path.clone()))?;
-                Ok(json!({"type": "unix", "path": path}))
-            }
-            Self::Vsock { cid, port } => Ok(json!({"type": "vsock", "cid": cid.to_string(), "port": port.to_string()})),
+            Self::Unix(path) => json!({"type": "unix", "path": path}),
+            Self::Vsock { cid, port } => json!({"type": "vsock", "cid": cid.to_string(), "port": port.to_string()}),
         }
     }
 }
@@ -115,7 +111,7 @@ impl<'de> Deserialize<'de> for OwnerField {
 }
 
 impl Tdx {
-    pub(crate) fn arguments(&self, plan: &LaunchPlan) -> Result<Vec<OsString>, PlanError> {
+    pub(crate) fn arguments(&self, plan: &LaunchPlan) -> Vec<OsString> {
         // JSON, because the socket address is a nested object.
         let mut object = json!({
             "qom-type": "tdx-guest",
@@ -123,14 +119,14 @@ impl Tdx {
             // The host must not be able to take pages away and have the guest's exception handler run in its stead.
             "sept-ve-disable": true,
             "mrconfigid": STANDARD.encode(plan.initdata_digest.padded::<48>()),
-            "quote-generation-socket": self.quote_generation_socket.address()?,
+            "quote-generation-socket": self.quote_generation_socket.address(),
         });
         for (property, field) in [("mrowner", self.mrowner), ("mrownerconfig", self.mrownerconfig)] {
             if let Some(OwnerField(bytes)) = field {
                 object[property] = STANDARD.encode(bytes).into();
             }
         }
-        Ok(strings([
+        strings([
             "-machine".into(),
             "q35,accel=kvm,kernel_irqchip=split,memory-backend=mem,confidential-guest-support=tdx,smm=off,usb=off,vmport=off".into(),
             "-cpu".into(),
@@ -141,7 +137,7 @@ impl Tdx {
             format!("memory-backend-ram,id=mem,size={}M", plan.memory_mib),
             "-object".into(),
             object.to_string(),
-        ]))
+        ])
     }
 }
 

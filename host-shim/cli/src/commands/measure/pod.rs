@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Parser;
 use kata_cc_vmm::plan::LaunchPlan;
 use kata_cc_vmm::tee::Tee;
@@ -39,47 +39,37 @@ pub(super) fn run(args: &Pod, format: Format) -> anyhow::Result<Outcome> {
 
 /// The words after `kata-cc measure` that measure a plan.
 fn words(plan: &LaunchPlan) -> anyhow::Result<Vec<OsString>> {
-    let mut words = Vec::<OsString>::new();
-    let add = |words: &mut Vec<OsString>, name: &str, value: OsString| words.extend([OsString::from(name), value]);
-    let firmware = |option: &str, words: &mut Vec<OsString>| match &plan.firmware {
-        Some(firmware) => {
-            words.extend([OsString::from(option), firmware.into()]);
-            Ok(())
-        }
-        None => bail!("the plan has no firmware to measure"),
+    let firmware = || plan.firmware.clone().context("the plan has no firmware to measure");
+    let snp = |model: &str| -> anyhow::Result<Vec<OsString>> {
+        Ok(vec![
+            "snp".into(),
+            "--ovmf".into(),
+            firmware()?.into(),
+            "--vcpus".into(),
+            plan.vcpus.to_string().into(),
+            "--vcpu-type".into(),
+            model.into(),
+        ])
     };
-    match &plan.tee {
-        Tee::Snp(_) => {
-            words.push("snp".into());
-            firmware("--ovmf", &mut words)?;
-            // What follows the model are features, which the measurement has not.
-            let model = plan.cpu_model.split(',').next().unwrap_or_default();
-            add(&mut words, "--vcpu-type", model.into());
-        }
+    let mut words = match &plan.tee {
+        // What follows the model are features, which the measurement has not.
+        Tee::Snp(_) => snp(plan.cpu_model.split(',').next().unwrap_or_default())?,
         Tee::Sim(sim) if sim.simulated == SimulatedTee::Snp => {
-            words.push("snp".into());
-            firmware("--ovmf", &mut words)?;
-            add(&mut words, "--vcpu-type", sim.vcpu_type.clone().into());
-            add(&mut words, "--guest-features", format!("{:#x}", sim.guest_features).into());
+            let mut words = snp(&sim.vcpu_type)?;
+            words.extend(["--guest-features".into(), format!("{:#x}", sim.guest_features).into()]);
+            words
         }
         Tee::Sim(_) => bail!("a simulated TD is measured by the simulation: `kata-cc-tee-sim measure-td`"),
         Tee::Tdx(_) => {
-            words.push("tdx".into());
-            firmware("--firmware", &mut words)?;
-            add(&mut words, "--memory", plan.memory_mib.to_string().into());
+            vec!["tdx".into(), "--firmware".into(), firmware()?.into(), "--memory".into(), plan.memory_mib.to_string().into()]
         }
-        Tee::Se(_) => {
-            words.extend(["se".into(), plan.kernel.clone().into()]);
-            return Ok(words);
-        }
-    }
-    if words.first().is_some_and(|tee| tee == "snp") {
-        add(&mut words, "--vcpus", plan.vcpus.to_string().into());
-    }
-    add(&mut words, "--kernel", plan.kernel.clone().into());
+        // A sealed image holds all of it.
+        Tee::Se(_) => return Ok(vec!["se".into(), plan.kernel.clone().into()]),
+    };
+    words.extend(["--kernel".into(), plan.kernel.clone().into()]);
     if let Some(initrd) = &plan.initrd {
-        add(&mut words, "--initrd", initrd.into());
+        words.extend(["--initrd".into(), initrd.into()]);
     }
-    add(&mut words, "--append", plan.cmdline.clone().into());
+    words.extend(["--append".into(), plan.cmdline.clone().into()]);
     Ok(words)
 }

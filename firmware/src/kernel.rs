@@ -10,6 +10,12 @@ use std::fmt::Write as _;
 /// The fragment for x86_64.
 pub const X86_64: &str = include_str!("../kernel/x86_64.config");
 
+/// Changes to Debian's source, by file name, in the order they are applied (unified diffs below one directory, `patch -p1`).
+pub const PATCHES: [(&str, &str); 2] = [
+    ("0001-acpi-no-memory-for-host-tables.patch", include_str!("../kernel/patches/0001-acpi-no-memory-for-host-tables.patch")),
+    ("0002-acpi-no-mailbox-outside-a-td.patch", include_str!("../kernel/patches/0002-acpi-no-mailbox-outside-a-td.patch")),
+];
+
 /// A `.config` or fragment is a few hundred KiB.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 

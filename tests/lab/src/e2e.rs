@@ -52,6 +52,7 @@ pub(crate) async fn run_all(world: &mut World, tally: &mut Tally) -> Result<()> 
     let baseline = world.baseline()?;
     run_short(world, tally).await?;
     tally.note("refuses every attack of the demo (AC-06, AC-23, AC-29, AC-44, AC-46, AC-51)", attacks(world).await);
+    tally.note("lets AML of the host's reach ports, and neither memory nor tables (AC-11)", crate::aml::kept_out_of_memory(world));
     tally.note("gives no secret to the registered guest under initdata of the host's own making", host_owned(world).await);
     tally.note("refuses the owner's key and signed policy beside a document of the host's making", changed_document(world).await);
     tally.note("carries 100 MB of output without loss or reordering", bulk_output(world).await);

@@ -2,6 +2,7 @@
 //!
 //! Not a product: it is what `cargo xtask` runs once everything is built.
 
+mod aml;
 mod artifacts;
 mod bench;
 mod broker;

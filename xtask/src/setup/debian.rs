@@ -45,6 +45,7 @@ const PACKAGES: &[Package] = &[
     package("libssl-dev", "builds the guest kernel"),
     package("lz4", "compresses the guest kernel"),
     package("xz-utils", "unpacks the kernel's source"),
+    package("patch", "changes the kernel's source"),
     package("zstd", "unpacks Debian packages of other releases"),
     package("cpio", "lets a person look into an initrd"),
     package("qemu-system-x86", "runs the virtual machines"),

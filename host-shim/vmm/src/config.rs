@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::cpu_model::CpuModel;
 use crate::cpus::Vcpus;
 use crate::tee::TeeKind;
 use crate::tee::sim::SimulatedTee;
@@ -42,7 +43,8 @@ pub struct Config {
     /// The whole kernel command line; measured, so it is fixed for the class and no pod can change it.
     #[serde(default = "default_kernel_params")]
     pub kernel_params: String,
-    /// CPU model QEMU gives the guest, with its flags. Default: `max` for `sim`, `EPYC-v4,pmu=off` for `snp`, `host,pmu=off` for `tdx`, `host` for `se`.
+    /// CPU model QEMU gives the guest, one of [`CpuModel::all`]. Default: `EPYC-v4` for `snp`; `host` for `tdx` and `se` and `max` for `sim`, which
+    /// know no other.
     pub cpu_model: Option<String>,
     /// Processors every pod gets besides its limits: a whole number, or a fraction in quotes (`"0.25"`). Sums are rounded up once, to at least one.
     #[serde(default = "default_vcpus")]
@@ -299,6 +301,9 @@ impl Config {
         if tee != TeeKind::Sim && self.vsock == VsockMode::VhostUser {
             return Err(value_error("vsock", "\"vhost-user\" shares the guest's memory with a process and is only for tee = \"sim\""));
         }
+        if let Some(Err(error)) = self.cpu_model.as_deref().map(|name| CpuModel::named(tee, name)) {
+            return Err(value_error("cpu_model", error.to_string()));
+        }
         if self.kernel_params.bytes().any(|byte| byte == 0 || byte == b'\n') {
             return Err(value_error("kernel_params", "expected one line without NUL"));
         }
@@ -325,12 +330,6 @@ impl Config {
     pub fn effective_qemu(&self) -> PathBuf {
         self.qemu.clone().unwrap_or_else(|| self.tee.default_qemu().into())
     }
-
-    /// The CPU model QEMU gives the guest.
-    #[must_use]
-    pub fn effective_cpu_model(&self) -> &str {
-        self.cpu_model.as_deref().unwrap_or(self.tee.default_cpu_model())
-    }
 }
 
 #[cfg(test)]
@@ -350,11 +349,30 @@ keys = "/var/lib/kata-cc/tee-sim"
 
     #[test]
     fn parses_a_minimal_configuration_of_each_tee() {
-        assert_eq!(Config::parse(SIM).unwrap().effective_cpu_model(), "max");
+        Config::parse(SIM).unwrap();
         for tee in ["snp", "tdx"] {
             Config::parse(&format!("tee = \"{tee}\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"\n")).unwrap();
         }
         Config::parse("tee = \"se\"\nkernel = \"/k\"\n").unwrap();
+    }
+
+    #[test]
+    fn ac_07_flags_and_models_beyond_the_list_are_refused_by_the_tees_own_list() {
+        let class = |tee: &str, model: &str| {
+            let files = if tee == "se" { "" } else { "firmware = \"/f\"\ninitrd = \"/i\"\n" };
+            Config::parse(&format!("tee = \"{tee}\"\nkernel = \"/k\"\n{files}cpu_model = \"{model}\"\n"))
+        };
+        for (tee, right, wrong, names) in [
+            ("snp", "EPYC-Genoa-v2", "EPYC-v4,pmu=off", "expected one of EPYC, EPYC-v1,"),
+            ("tdx", "host", "host,pmu=off", "expected host with tee = \"tdx\", found \"host,pmu=off\""),
+            ("se", "host", "max", "expected host with tee = \"se\", found \"max\""),
+        ] {
+            class(tee, right).unwrap();
+            let error = class(tee, wrong).unwrap_err().to_string();
+            assert!(error.contains("`cpu_model`") && error.contains(names), "{error}");
+        }
+        Config::parse(&format!("cpu_model = \"max\"\n{SIM}")).unwrap();
+        refused(&format!("cpu_model = \"EPYC-v4\"\n{SIM}"), "expected max with tee = \"sim\"");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! **Invariant:** a confidential class yields a command line with its protection object, or an error; never an ordinary machine.
 
 pub mod config;
+pub mod cpu_model;
 pub mod cpus;
 pub mod plan;
 pub mod qemu;

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{AllowedAnnotation, Config, VsockMode};
+use crate::cpu_model::{CpuModel, UnknownCpuModel};
 use crate::cpus::{Vcpus, VcpusError};
 use crate::tee::{Tee, TeeKind, se, sim};
 
@@ -242,8 +243,8 @@ pub struct LaunchPlan {
     pub qemu: PathBuf,
     /// The protection and its parameters.
     pub tee: Tee,
-    /// CPU model and flags.
-    pub cpu_model: String,
+    /// CPU model, without the flags that its TEE gives it; its signature is measured by SNP.
+    pub cpu_model: CpuModel,
     /// Number of processors; measured by SNP.
     pub vcpus: u32,
     /// Memory in MiB.
@@ -285,6 +286,9 @@ pub enum PlanError {
     /// A simulated class without its section.
     #[error("the class has tee = \"sim\" and no [simulation]; it names the keys made by `kata-cc-tee-sim init`")]
     NoSimulation,
+    /// A CPU model that the class's TEE does not have.
+    #[error("`cpu_model`: {0}")]
+    CpuModel(#[from] UnknownCpuModel),
     /// No initdata.
     #[error(
         "the pod has no initdata: set the annotation {INITDATA_ANNOTATION} (made by `kata-cc initdata`), and let containerd pass it on \
@@ -358,7 +362,7 @@ pub fn plan(config: &Config, request: &PodRequest) -> Result<LaunchPlan, PlanErr
         sandbox_id: request.sandbox_id.clone(),
         qemu: config.effective_qemu(),
         tee: tee(config, &dir)?,
-        cpu_model: config.effective_cpu_model().to_owned(),
+        cpu_model: cpu_model(config)?,
         vcpus,
         memory_mib,
         firmware: config.firmware.clone(),
@@ -374,6 +378,13 @@ pub fn plan(config: &Config, request: &PodRequest) -> Result<LaunchPlan, PlanErr
     };
     check_paths(&plan)?;
     Ok(plan)
+}
+
+fn cpu_model(config: &Config) -> Result<CpuModel, PlanError> {
+    Ok(match &config.cpu_model {
+        Some(name) => CpuModel::named(config.tee, name)?,
+        None => CpuModel::default_of(config.tee),
+    })
 }
 
 #[derive(Default)]

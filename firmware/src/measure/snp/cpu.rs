@@ -52,7 +52,7 @@ const GENOA: CpuSignature = CpuSignature::of(25, 17, 0);
 const TURIN: CpuSignature = CpuSignature::of(26, 0, 0);
 
 impl CpuModel {
-    /// QEMU's AMD server models. The versions of a model differ in features, not in signature.
+    /// QEMU's AMD server models, up to QEMU 11.1. The versions of a model differ in features, not in signature.
     pub const NAMES: &'static [(&'static str, CpuSignature)] = &[
         ("EPYC", NAPLES),
         ("EPYC-v1", NAPLES),
@@ -60,16 +60,25 @@ impl CpuModel {
         ("EPYC-IBPB", NAPLES),
         ("EPYC-v3", NAPLES),
         ("EPYC-v4", NAPLES),
+        ("EPYC-v5", NAPLES),
         ("EPYC-Rome", ROME),
         ("EPYC-Rome-v1", ROME),
         ("EPYC-Rome-v2", ROME),
         ("EPYC-Rome-v3", ROME),
+        ("EPYC-Rome-v4", ROME),
+        ("EPYC-Rome-v5", ROME),
         ("EPYC-Milan", MILAN),
         ("EPYC-Milan-v1", MILAN),
         ("EPYC-Milan-v2", MILAN),
+        ("EPYC-Milan-v3", MILAN),
+        ("EPYC-Milan-v4", MILAN),
         ("EPYC-Genoa", GENOA),
         ("EPYC-Genoa-v1", GENOA),
+        ("EPYC-Genoa-v2", GENOA),
+        ("EPYC-Genoa-v3", GENOA),
         ("EPYC-Turin", TURIN),
+        ("EPYC-Turin-v1", TURIN),
+        ("EPYC-Turin-v2", TURIN),
     ];
 
     /// Its signature.

@@ -37,18 +37,6 @@ impl TeeKind {
             Self::Se => "/usr/bin/qemu-system-s390x",
         }
     }
-
-    /// The CPU model when the configuration names none.
-    #[must_use]
-    pub fn default_cpu_model(self) -> &'static str {
-        match self {
-            Self::Sim => "max",
-            // The model is part of the measurement (CPUID signature in the VMSA), so it is fixed rather than the host's.
-            Self::Snp => "EPYC-v4,pmu=off",
-            Self::Tdx => "host,pmu=off",
-            Self::Se => "host",
-        }
-    }
 }
 
 impl fmt::Display for TeeKind {

@@ -18,7 +18,7 @@ impl Se {
             "-machine".into(),
             "s390-ccw-virtio,accel=kvm,memory-backend=mem,confidential-guest-support=pv0".into(),
             "-cpu".into(),
-            plan.cpu_model.clone(),
+            plan.cpu_model.to_string(),
             "-m".into(),
             format!("{}M", plan.memory_mib),
             "-object".into(),

@@ -60,7 +60,7 @@ impl Sim {
             // No SMM: SEV-SNP and TDX have none, and it costs start-up time.
             "q35,accel=tcg,memory-backend=mem,smm=off,usb=off,vmport=off".into(),
             "-cpu".into(),
-            plan.cpu_model.clone(),
+            plan.cpu_model.to_string(),
             "-m".into(),
             format!("{}M", plan.memory_mib),
             "-object".into(),

@@ -98,7 +98,8 @@ impl Snp {
             "-machine".into(),
             "q35,accel=kvm,kernel_irqchip=split,memory-backend=mem,confidential-guest-support=snp,smm=off,usb=off,vmport=off".into(),
             "-cpu".into(),
-            plan.cpu_model.clone(),
+            // No performance counters: they would be the host's to set up.
+            format!("{},pmu=off", plan.cpu_model),
             "-m".into(),
             format!("{}M", plan.memory_mib),
             "-object".into(),

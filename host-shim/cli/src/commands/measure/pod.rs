@@ -52,8 +52,7 @@ fn words(plan: &LaunchPlan) -> anyhow::Result<Vec<OsString>> {
         ])
     };
     let mut words = match &plan.tee {
-        // What follows the model are features, which the measurement has not.
-        Tee::Snp(_) => snp(plan.cpu_model.split(',').next().unwrap_or_default())?,
+        Tee::Snp(_) => snp(plan.cpu_model.as_str())?,
         Tee::Sim(sim) if sim.simulated == SimulatedTee::Snp => {
             let mut words = snp(&sim.vcpu_type)?;
             words.extend(["--guest-features".into(), format!("{:#x}", sim.guest_features).into()]);
@@ -72,4 +71,22 @@ fn words(plan: &LaunchPlan) -> anyhow::Result<Vec<OsString>> {
     }
     words.extend(["--append".into(), plan.cmdline.clone().into()]);
     Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use kata_cc_firmware::measure::snp::CpuModel as Measured;
+    use kata_cc_vmm::cpu_model::CpuModel;
+    use kata_cc_vmm::tee::TeeKind;
+
+    /// A class can have no model that nobody can measure, and there is none that can be measured and no class can have.
+    #[test]
+    fn ac_07_models_of_a_class_are_those_that_can_be_measured() {
+        let planned: BTreeSet<&str> = CpuModel::all(TeeKind::Snp).iter().map(|model| model.as_str()).collect();
+        let measured: BTreeSet<&str> = Measured::NAMES.iter().map(|(name, _)| *name).collect();
+        assert_eq!(planned, measured);
+        assert_eq!((planned.len(), measured.len()), (CpuModel::all(TeeKind::Snp).len(), Measured::NAMES.len()), "a name is there twice");
+    }
 }

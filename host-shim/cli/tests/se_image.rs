@@ -63,7 +63,11 @@ impl Owner {
     }
 
     fn build_at(&self, now: &str, more: &[&str]) -> (i32, String, String) {
-        let mut args = vec!["image", "se", "build", "--append", "quiet", "--out", "image", "--now", now, "--host-key-document", "one"];
+        self.build_with("quiet", now, more)
+    }
+
+    fn build_with(&self, append: &str, now: &str, more: &[&str]) -> (i32, String, String) {
+        let mut args = vec!["image", "se", "build", "--append", append, "--out", "image", "--now", now, "--host-key-document", "one"];
         args.extend(["--kernel", "kernel", "--initrd", "initrd", "--stage3a", "stage3a", "--stage3b", "stage3b"]);
         args.extend(["--root", "root", "--certificate", "signing", "--crl", "lists"]);
         args.extend(more);
@@ -78,6 +82,21 @@ impl Owner {
         assert_eq!((code, out.as_str()), (1, ""), "{err}");
         assert!(err.contains(because), "{err}");
         assert_eq!(fs::read_dir(self.path()).unwrap().count(), before);
+    }
+}
+
+#[test]
+fn an_image_says_what_its_class_must_set_aside() {
+    let owner = Owner::new();
+    for (append, said) in [("quiet", "[se] swiotlb_mib = 64"), ("swiotlb=262144 quiet", "[se] swiotlb_mib = 512 (swiotlb=262144")] {
+        let (code, _, err) = owner.build_with(append, NOW, &[]);
+        assert!(code == 0 && err.contains(said), "{err}");
+    }
+    fs::remove_file(owner.path().join("image")).unwrap();
+    for append in ["swiotlb=noforce", "swiotlb=100000", "swiotlb=512M"] {
+        let (code, out, err) = owner.build_with(append, NOW, &[]);
+        assert!(code == 1 && out.is_empty() && err.contains("--append") && err.contains(append), "{err}");
+        assert!(!owner.path().join("image").exists());
     }
 }
 

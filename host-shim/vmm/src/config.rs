@@ -13,6 +13,7 @@ use serde::Deserialize;
 use crate::cpu_model::CpuModel;
 use crate::cpus::Vcpus;
 use crate::tee::TeeKind;
+use crate::tee::se::Se;
 use crate::tee::sim::SimulatedTee;
 use crate::tee::snp::Snp;
 use crate::tee::tdx::Tdx;
@@ -52,7 +53,7 @@ pub struct Config {
     /// The largest machine a pod may ask for, in processors.
     #[serde(default = "default_max_vcpus")]
     pub max_vcpus: u32,
-    /// Memory every pod gets besides its limits, in MiB.
+    /// Memory every pod gets besides its limits, in MiB. With `se` the sealed image's `swiotlb` comes on top.
     #[serde(default = "default_memory_mib")]
     pub default_memory_mib: u32,
     /// The largest machine a pod may ask for, in MiB.
@@ -85,6 +86,8 @@ pub struct Config {
     pub snp: Option<Snp>,
     /// Only with `tee = "tdx"`.
     pub tdx: Option<Tdx>,
+    /// Only with `tee = "se"`.
+    pub se: Option<Se>,
     /// How long to wait for the guest.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -289,6 +292,7 @@ impl Config {
             ("simulation", self.simulation.is_some(), TeeKind::Sim),
             ("snp", self.snp.is_some(), TeeKind::Snp),
             ("tdx", self.tdx.is_some(), TeeKind::Tdx),
+            ("se", self.se.is_some(), TeeKind::Se),
         ];
         for (key, present, owner) in sections {
             if present && tee != owner {
@@ -310,8 +314,10 @@ impl Config {
         if self.max_vcpus == 0 {
             return Err(value_error("max_vcpus", "expected at least 1"));
         }
-        if self.default_memory_mib > self.max_memory_mib {
-            return Err(value_error("default_memory_mib", format!("expected at most max_memory_mib = {}", self.max_memory_mib)));
+        let aside = self.memory_set_aside_mib();
+        if self.default_memory_mib > self.max_memory_mib.saturating_sub(aside) {
+            let of_it = if aside == 0 { String::new() } else { format!(" less the {aside} of [se] swiotlb_mib") };
+            return Err(value_error("default_memory_mib", format!("expected at most max_memory_mib = {}{of_it}", self.max_memory_mib)));
         }
         for (key, seconds) in [
             ("timeouts.boot_seconds", self.timeouts.boot_seconds),
@@ -323,6 +329,13 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// What the guest's kernel sets aside of its memory before anything can use it, in MiB. Elsewhere than with Secure Execution it is a share of
+    /// the memory, which Linux chooses.
+    #[must_use]
+    pub fn memory_set_aside_mib(&self) -> u32 {
+        if self.tee == TeeKind::Se { self.se.clone().unwrap_or_default().swiotlb_mib.mib() } else { 0 }
     }
 
     /// The QEMU binary.
@@ -399,6 +412,10 @@ keys = "/var/lib/kata-cc/tee-sim"
         refused(&SIM.replace("default_vcpus = 0", "default_vcpus = 0.5"), "in quotes");
         refused(&format!("allowed_annotations = [\"kernel\"]\n{SIM}"), "kernel");
         refused("tee = \"snp\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"\nvsock = \"vhost-user\"", "vsock");
+        refused("tee = \"se\"\nkernel = \"/k\"\n[se]\nswiotlb_mib = 500", "power of two");
+        refused("tee = \"se\"\nkernel = \"/k\"\nmax_memory_mib = 1023", "less the 512 of [se] swiotlb_mib");
+        Config::parse("tee = \"se\"\nkernel = \"/k\"\nmax_memory_mib = 1024").unwrap();
+        refused(&format!("{SIM}\n[se]"), "tee = \"se\" only");
         refused("tee = \"se\"\nfirmware = \"/f\"\nkernel = \"/k\"\n", "firmware");
         refused(
             &format!("default_memory_mib = 1\nmax_memory_mib = 0\n{}", SIM.replace("default_memory_mib = 256", "")),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{AllowedAnnotation, Config, VsockMode};
 use crate::cpu_model::{CpuModel, UnknownCpuModel};
 use crate::cpus::{Vcpus, VcpusError};
-use crate::tee::{Tee, TeeKind, se, sim};
+use crate::tee::{Tee, TeeKind, sim};
 
 /// Annotations with this prefix ask something of the runtime.
 pub const ANNOTATION_PREFIX: &str = "io.katacontainers.config.";
@@ -331,7 +331,7 @@ pub enum PlanError {
     /// Too much memory.
     #[error("the pod needs {needed} MiB of memory, this runtime class allows {allowed} (`max_memory_mib`)")]
     TooMuchMemory {
-        /// Default plus limits.
+        /// Default plus limits, and what the guest's kernel sets aside.
         needed: u64,
         /// The bound.
         allowed: u32,
@@ -372,7 +372,7 @@ pub fn plan(config: &Config, request: &PodRequest) -> Result<LaunchPlan, PlanErr
         initdata_digest,
         vsock,
         disks: vec![Disk { id: "initdata".into(), path: dir.join("initdata.img"), read_only: true }],
-        nics: request.nics.iter().map(|&mac| Nic { mac, vhost: request.host.vhost_net && config.tee != TeeKind::Sim }).collect(),
+        nics: request.nics.iter().map(|&mac| Nic { mac, vhost: request.host.vhost_net && vhost_net(config.tee) }).collect(),
         console_log: dir.join("console.log"),
         seccomp: config.seccomp,
     };
@@ -425,10 +425,20 @@ fn vcpus(config: &Config, base: Vcpus, limits: &[CpuLimit]) -> Result<u32, PlanE
     if needed > config.max_vcpus { Err(PlanError::TooManyVcpus { needed, allowed: config.max_vcpus }) } else { Ok(needed) }
 }
 
+/// Whether the host's kernel carries packets where it can. Not under Secure Execution, where Kata's classes have it off as well, and not for
+/// the simulation, which needs nothing of a host's kernel.
+fn vhost_net(tee: TeeKind) -> bool {
+    match tee {
+        TeeKind::Snp | TeeKind::Tdx => true,
+        TeeKind::Se | TeeKind::Sim => false,
+    }
+}
+
 fn memory(config: &Config, base_mib: u32, limits: &[u64]) -> Result<u32, PlanError> {
     let limits = limits.iter().fold(0_u64, |sum, &bytes| sum.saturating_add(bytes)).div_ceil(MIB);
     // Even, because the guest's memory is mapped in 2 MiB pages.
-    let needed = u64::from(base_mib).saturating_add(limits).max(MIN_MEMORY_MIB.into());
+    let usable = u64::from(base_mib).saturating_add(limits).max(MIN_MEMORY_MIB.into());
+    let needed = usable.saturating_add(config.memory_set_aside_mib().into());
     let needed = needed.saturating_add(needed % 2);
     match u32::try_from(needed) {
         Ok(mib) if mib <= config.max_memory_mib => Ok(mib),
@@ -485,7 +495,7 @@ fn tee(config: &Config, dir: &Path) -> Result<Tee, PlanError> {
         }
         TeeKind::Snp => Tee::Snp(config.snp.clone().unwrap_or_default()),
         TeeKind::Tdx => Tee::Tdx(config.tdx.clone().unwrap_or_default()),
-        TeeKind::Se => Tee::Se(se::Se::default()),
+        TeeKind::Se => Tee::Se(config.se.clone().unwrap_or_default()),
     })
 }
 

@@ -47,6 +47,22 @@ fn a_machine_never_gets_less_memory_than_it_boots_with() {
 }
 
 #[test]
+fn under_secure_execution_a_pod_has_what_it_asked_for_beside_the_sealed_images_buffer() {
+    let se = |more: &str, limit_mib: u64| {
+        let config = Config::parse(&format!("tee = \"se\"\nkernel = \"/k\"\n{more}")).unwrap();
+        let mut request = request();
+        request.host.vsock_cid = Some(77);
+        request.memory_limits = vec![limit_mib * MIB];
+        plan(&config, &request).map(|plan| plan.memory_mib)
+    };
+    assert_eq!(se("", 0), Ok(512 + 512));
+    assert_eq!(se("default_memory_mib = 256\n[se]\nswiotlb_mib = 64\n", 1000), Ok(256 + 64 + 1000));
+    // The buffer does not count as what kernel and agent need to come up.
+    assert_eq!(se("default_memory_mib = 1\n", 0), Ok(MIN_MEMORY_MIB + 512));
+    assert_eq!(se("max_memory_mib = 1030\n", 8), Err(PlanError::TooMuchMemory { needed: 1032, allowed: 1030 }));
+}
+
+#[test]
 fn refuses_a_machine_beyond_the_class_bounds() {
     let mut big = request();
     big.cpu_limits = vec![CpuLimit { quota: 500_000, period: 100_000 }];

@@ -200,7 +200,10 @@ mod tests {
 
     #[test]
     fn secure_execution_command_line_is_as_reviewed() {
-        golden(&line(&Config::parse("tee = \"se\"\nkernel = \"/k\"\n").unwrap(), &[]), include_str!("../tests/golden/se.txt"));
+        let se = |more: &str, nics: &[&str]| line(&Config::parse(&format!("tee = \"se\"\nkernel = \"/k\"\n{more}")).unwrap(), nics);
+        golden(&se("", &["02:42:ac:11:00:02"]), include_str!("../tests/golden/se.txt"));
+        let options = include_str!("../tests/golden/se-options.toml");
+        golden(&se(options, &[]), include_str!("../tests/golden/se-options.txt"));
     }
 
     #[test]

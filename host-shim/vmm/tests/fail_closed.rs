@@ -70,7 +70,7 @@ fn every_combination_is_an_error_or_a_protected_machine() {
             let given = |index: usize| files >> index & 1 == 1;
             let lines = FILES.iter().enumerate().filter(|(index, _)| given(*index)).map(|(_, (key, path))| format!("{key} = \"{path}\"\n"));
             let lines: String = lines.collect();
-            for more in ["", "vsock = \"kernel\"", "vsock = \"vhost-user\"", "[simulation]\nkeys = \"/keys\"", "[snp]", "[tdx]"] {
+            for more in ["", "vsock = \"kernel\"", "vsock = \"vhost-user\"", "[simulation]\nkeys = \"/keys\"", "[snp]", "[tdx]", "[se]"] {
                 for vsock_cid in [None, Some(77)] {
                     for initdata in [false, true] {
                         let class = format!("tee = \"{tee}\"\n{lines}{more}\n");
@@ -95,8 +95,8 @@ fn every_combination_is_an_error_or_a_protected_machine() {
             }
         }
     }
-    // Two classes with three ways to say the same, and Secure Execution, which has no section, with two.
-    assert_eq!((planned, refused), (8, 3 * 8 * 6 * 4 - 8));
+    // Three classes with three ways to say the same.
+    assert_eq!((planned, refused), (9, 3 * 8 * 7 * 4 - 9));
 }
 
 /// A class that boots, for the tests of one change to it.

@@ -105,12 +105,13 @@ struct Case {
     options: &'static str,
 }
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     Case { protection: SNP, tee: "snp", options: "" },
     Case { protection: TDX, tee: "tdx", options: "" },
     Case { protection: SNP, tee: "snp", options: include_str!("golden/snp-options.toml") },
     Case { protection: TDX, tee: "tdx", options: include_str!("golden/tdx-options.toml") },
     Case { protection: SE, tee: "se", options: "" },
+    Case { protection: SE, tee: "se", options: include_str!("golden/se-options.toml") },
 ];
 
 impl Case {

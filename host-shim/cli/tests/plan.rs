@@ -59,6 +59,18 @@ fn a_plan_has_the_pods_sizes_and_the_digest_of_its_initdata() {
 }
 
 #[test]
+fn a_simulated_machine_is_planned_with_the_word_that_it_protects_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    write_pod(dir.path(), &[(ANNOTATION, &initdata().to_annotation())]);
+    let simulated = plan(dir.path(), &["--tee", "sim", "--command-line"]);
+    let (line, said) = (String::from_utf8(simulated.stdout).unwrap(), String::from_utf8(simulated.stderr).unwrap());
+    assert!(line.contains("accel=tcg") && line.contains("-cpu max") && line.contains(" \\\n  -smp 3"), "{line}");
+    assert!(said.contains("protects nothing"), "{said}");
+    let real = plan(dir.path(), &["--tee", "snp", "--command-line"]);
+    assert!(!String::from_utf8(real.stderr).unwrap().contains("protects nothing"));
+}
+
+#[test]
 fn the_installed_class_is_planned_for_without_another() {
     let dir = tempfile::tempdir().unwrap();
     write_pod(dir.path(), &[(ANNOTATION, &initdata().to_annotation())]);

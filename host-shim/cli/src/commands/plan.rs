@@ -15,6 +15,7 @@ use kata_cc_policy::Initdata;
 use kata_cc_vmm::config::{Config, DEFAULT_PATH, PATH_VARIABLE};
 use kata_cc_vmm::plan::{Host, INITDATA_ANNOTATION, InitdataDigest, LaunchPlan, Mac, PodRequest, plan};
 use kata_cc_vmm::qemu;
+use kata_cc_vmm::tee::TeeKind;
 
 use crate::files;
 use crate::output::{self, Format, Outcome, show};
@@ -46,12 +47,14 @@ pub(super) struct Class {
     interfaces: u8,
 }
 
-/// TEEs that need nothing but files.
+/// TEEs, and the simulation of one.
 #[derive(Clone, Copy, ValueEnum)]
 enum Tee {
     Snp,
     Tdx,
     Se,
+    /// The simulated TEE, which protects nothing.
+    Sim,
 }
 
 impl Tee {
@@ -65,6 +68,10 @@ impl Tee {
                 "tee = \"tdx\"\nfirmware = \"/opt/kata-cc/share/OVMF.inteltdx.fd\"\nkernel = \"/opt/kata-cc/share/vmlinuz\"\ninitrd = \"/opt/kata-cc/share/initrd\"\n"
             }
             Self::Se => "tee = \"se\"\nkernel = \"/opt/kata-cc/share/guest.img\"\n",
+            Self::Sim => {
+                "tee = \"sim\"\nfirmware = \"/opt/kata-cc/share/firmware-sim.bin\"\nkernel = \"/opt/kata-cc/share/vmlinuz\"\ninitrd = \"/opt/kata-cc/share/simulation.cpio\"\n\
+                 [simulation]\nkeys = \"/var/lib/kata-cc/tee-sim\"\n"
+            }
         }
     }
 }
@@ -78,6 +85,7 @@ pub(crate) fn run(args: &Args, format: Format) -> anyhow::Result<Outcome> {
     let result = serde_json::json!({ "plan": plan, "command": command });
     let text = if args.command_line { shell(&command) } else { serde_json::to_string_pretty(&plan)? };
     show(format, "plan", &result, || text)?;
+    warn_of_simulation(&plan, format);
     output::note(
         format,
         format!(
@@ -87,6 +95,16 @@ pub(crate) fn run(args: &Args, format: Format) -> anyhow::Result<Outcome> {
         ),
     );
     Ok(Outcome::Done)
+}
+
+/// Says of a simulated machine what it is not.
+pub(super) fn warn_of_simulation(plan: &LaunchPlan, format: Format) {
+    if plan.tee.kind() == TeeKind::Sim {
+        output::note(
+            format,
+            "warning: the simulated TEE protects nothing: the host can read and change all of this guest; for development only",
+        );
+    }
 }
 
 impl Class {

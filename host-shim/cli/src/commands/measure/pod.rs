@@ -31,7 +31,9 @@ struct Measure {
 }
 
 pub(super) fn run(args: &Pod, format: Format) -> anyhow::Result<Outcome> {
-    let words = words(&args.class.plan()?)?;
+    let plan = args.class.plan()?;
+    plan::warn_of_simulation(&plan, format);
+    let words = words(&plan)?;
     let shown: Vec<String> = words.iter().map(|word| word.display().to_string()).collect();
     output::note(format, format!("kata-cc measure {}", plan::shell(&shown)));
     super::run(&Measure::try_parse_from(words)?.command, format)

@@ -9,11 +9,17 @@ use kata_cc_vmm::config::ConfigError;
 use kata_cc_vmm::plan::PlanError;
 use kata_cc_vmm::qmp::QmpError;
 use kata_cc_vmm::run::LaunchError;
+use kata_cc_vmm::tee::snp::id_block::IdBlockFileError;
 
 use crate::kind::KindError;
 use crate::network::NetworkError;
 use crate::oci::SpecError;
 use crate::volumes::VolumeError;
+
+/// An error and its cause, which a status has no other place for.
+fn with_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
 
 /// Why a task request failed.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +27,9 @@ pub(crate) enum Error {
     /// The runtime class.
     #[error("runtime configuration: {0}")]
     Config(#[from] ConfigError),
+    /// A file that the runtime class names.
+    #[error("runtime configuration: {}", with_cause(.0))]
+    IdBlock(#[from] IdBlockFileError),
     /// The bundle.
     #[error(transparent)]
     Spec(#[from] SpecError),
@@ -113,7 +122,7 @@ impl From<Error> for ttrpc::Error {
             Error::Spec(_) | Error::Kind(_) | Error::Initdata(_) | Error::Plan(_) | Error::Volume(_) | Error::Invalid(_) => {
                 Code::INVALID_ARGUMENT
             }
-            Error::Config(_) | Error::State(_) => Code::FAILED_PRECONDITION,
+            Error::Config(_) | Error::IdBlock(_) | Error::State(_) => Code::FAILED_PRECONDITION,
             Error::NotFound(_) => Code::NOT_FOUND,
             Error::Exists(_) => Code::ALREADY_EXISTS,
             Error::Guest(_) | Error::Silent(_) => Code::UNAVAILABLE,

@@ -205,7 +205,7 @@ fn network_namespace(spec: &Spec) -> Result<Option<PathBuf>, Error> {
 }
 
 fn request(
-    Order { id, kind, spec, .. }: &Order,
+    Order { config, id, kind, spec, .. }: &Order,
     network: Option<&PodNetwork>,
     initdata: Option<&Initdata>,
     vsock_cid: Option<u32>,
@@ -221,6 +221,7 @@ fn request(
         memory_limits: memory.into_iter().collect(),
         initdata_digest: initdata.map(|initdata| InitdataDigest::new(initdata.digest().as_bytes())).transpose()?,
         nics: network.map(PodNetwork::macs).unwrap_or_default(),
+        id_block: config.read_id_block()?,
         host: Host { vsock_cid, vhost_net: std::path::Path::new("/dev/vhost-net").exists() },
     })
 }

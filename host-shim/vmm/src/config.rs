@@ -16,6 +16,7 @@ use crate::tee::TeeKind;
 use crate::tee::se::Se;
 use crate::tee::sim::SimulatedTee;
 use crate::tee::snp::Snp;
+use crate::tee::snp::id_block::{IdBlockFileError, SignedIdBlock};
 use crate::tee::tdx::Tdx;
 
 /// Where the configuration is looked for when nobody names a file.
@@ -260,13 +261,16 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         let tee = self.tee;
-        let paths: [(&'static str, Option<&PathBuf>); 9] = [
+        let snp = self.snp.as_ref();
+        let paths: [(&'static str, Option<&PathBuf>); 11] = [
             ("qemu", self.qemu.as_ref()),
             ("firmware", self.firmware.as_ref()),
             ("kernel", Some(&self.kernel)),
             ("initrd", self.initrd.as_ref()),
             ("run_dir", Some(&self.run_dir)),
             ("timeline_dir", self.timeline_dir.as_ref()),
+            ("snp.id_block", snp.and_then(|snp| snp.id_block.as_ref())),
+            ("snp.id_auth", snp.and_then(|snp| snp.id_auth.as_ref())),
             ("vhost_device_vsock", Some(&self.vhost_device_vsock)),
             ("simulation.tee_sim", self.simulation.as_ref().map(|simulation| &simulation.tee_sim)),
             ("simulation.keys", self.simulation.as_ref().map(|simulation| &simulation.keys)),
@@ -299,6 +303,11 @@ impl Config {
                 return Err(value_error(key, format!("applies to tee = \"{owner}\" only, found tee = \"{tee}\"")));
             }
         }
+        if let Some(snp) = snp
+            && snp.id_block.is_some() != snp.id_auth.is_some()
+        {
+            return Err(value_error("snp.id_block", "expected with id_auth, and id_auth with id_block, found one alone"));
+        }
         if tee == TeeKind::Sim && self.simulation.is_none() {
             return Err(value_error("simulation", "required with tee = \"sim\"; it names the keys made by `kata-cc-tee-sim init`"));
         }
@@ -329,6 +338,18 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Reads the ID block that the class names, for [`crate::plan::PodRequest::id_block`].
+    ///
+    /// # Errors
+    ///
+    /// Files that cannot be read or are not a signed ID block.
+    pub fn read_id_block(&self) -> Result<Option<SignedIdBlock>, IdBlockFileError> {
+        match &self.snp {
+            Some(Snp { id_block: Some(block), id_auth: Some(auth), .. }) => SignedIdBlock::read(block, auth).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// What the guest's kernel sets aside of its memory before anything can use it, in MiB. Elsewhere than with Secure Execution it is a share of
@@ -415,6 +436,14 @@ keys = "/var/lib/kata-cc/tee-sim"
         refused("tee = \"se\"\nkernel = \"/k\"\n[se]\nswiotlb_mib = 500", "power of two");
         refused("tee = \"se\"\nkernel = \"/k\"\nmax_memory_mib = 1023", "less the 512 of [se] swiotlb_mib");
         Config::parse("tee = \"se\"\nkernel = \"/k\"\nmax_memory_mib = 1024").unwrap();
+        for key in ["id_block", "id_auth"] {
+            let snp = "tee = \"snp\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"\n[snp]\n";
+            refused(&format!("{snp}{key} = \"/x\""), "found one alone");
+            refused(
+                &format!("{snp}id_block = \"/x\"\nid_auth = \"/x\"").replace(&format!("{key} = \"/"), &format!("{key} = \"")),
+                "absolute",
+            );
+        }
         refused(&format!("{SIM}\n[se]"), "tee = \"se\" only");
         refused("tee = \"se\"\nfirmware = \"/f\"\nkernel = \"/k\"\n", "firmware");
         refused(

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{AllowedAnnotation, Config, VsockMode};
 use crate::cpu_model::{CpuModel, UnknownCpuModel};
 use crate::cpus::{Vcpus, VcpusError};
+use crate::tee::snp::id_block::SignedIdBlock;
 use crate::tee::{Tee, TeeKind, sim};
 
 /// Annotations with this prefix ask something of the runtime.
@@ -176,6 +177,8 @@ pub struct PodRequest {
     pub initdata_digest: Option<InitdataDigest>,
     /// Addresses of the pod's interfaces, in order.
     pub nics: Vec<Mac>,
+    /// The ID block that the class names, as [`Config::read_id_block`] read it.
+    pub id_block: Option<SignedIdBlock>,
     /// What the host offers for vsock.
     pub host: Host,
 }
@@ -259,6 +262,9 @@ pub struct LaunchPlan {
     pub cmdline: String,
     /// Goes into the launch: HOST_DATA, MRCONFIGID, or the simulated equivalent.
     pub initdata_digest: InitdataDigest,
+    /// What the owner has signed of the launch; SNP only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_block: Option<SignedIdBlock>,
     /// How the guest's vsock is carried.
     pub vsock: Vsock,
     /// Disks, in order.
@@ -339,6 +345,22 @@ pub enum PlanError {
     /// The host has no vsock device.
     #[error("tee = \"{0}\" needs /dev/vhost-vsock, which this host does not have; load the module vhost_vsock")]
     NoKernelVsock(TeeKind),
+    /// An ID block for another guest policy.
+    #[error(
+        "the ID block is signed for the guest policy {signed:#x} and the class has {class:#x}; change [snp.policy], or sign another ID block"
+    )]
+    IdBlockPolicy {
+        /// That of the ID block.
+        signed: u64,
+        /// That of the class.
+        class: u64,
+    },
+    /// An ID block that was not read, or that nobody named.
+    #[error("the class {} an ID block and the planner was given {}", if *named { "names" } else { "does not name" }, if *named { "none" } else { "one" })]
+    IdBlock {
+        /// Whether the class names one.
+        named: bool,
+    },
     /// A socket path that no socket can have.
     #[error("socket path {} is longer than {MAX_SOCKET_PATH} bytes; choose a shorter `run_dir`", .0.display())]
     SocketPath(PathBuf),
@@ -370,6 +392,7 @@ pub fn plan(config: &Config, request: &PodRequest) -> Result<LaunchPlan, PlanErr
         initrd: config.initrd.clone(),
         cmdline: cmdline(config),
         initdata_digest,
+        id_block: id_block(config, request.id_block.as_ref())?,
         vsock,
         disks: vec![Disk { id: "initdata".into(), path: dir.join("initdata.img"), read_only: true }],
         nics: request.nics.iter().map(|&mac| Nic { mac, vhost: request.host.vhost_net && vhost_net(config.tee) }).collect(),
@@ -497,6 +520,20 @@ fn tee(config: &Config, dir: &Path) -> Result<Tee, PlanError> {
         TeeKind::Tdx => Tee::Tdx(config.tdx.clone().unwrap_or_default()),
         TeeKind::Se => Tee::Se(config.se.clone().unwrap_or_default()),
     })
+}
+
+/// The ID block goes with the class, and its policy is the class's: the firmware would finish no other launch.
+fn id_block(config: &Config, read: Option<&SignedIdBlock>) -> Result<Option<SignedIdBlock>, PlanError> {
+    let snp = config.snp.clone().unwrap_or_default();
+    let named = config.tee == TeeKind::Snp && snp.id_block.is_some();
+    match read {
+        Some(signed) if named && signed.policy() != snp.policy.bits() => {
+            Err(PlanError::IdBlockPolicy { signed: signed.policy(), class: snp.policy.bits() })
+        }
+        Some(signed) if named => Ok(Some(signed.clone())),
+        None if !named => Ok(None),
+        _ => Err(PlanError::IdBlock { named }),
+    }
 }
 
 fn check_paths(plan: &LaunchPlan) -> Result<(), PlanError> {

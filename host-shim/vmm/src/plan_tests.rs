@@ -15,6 +15,7 @@ pub(crate) fn request() -> PodRequest {
         memory_limits: Vec::new(),
         initdata_digest: Some(InitdataDigest::new(&[0xab; 32]).unwrap()),
         nics: Vec::new(),
+        id_block: None,
         host: Host { vsock_cid: None, vhost_net: false },
     }
 }
@@ -179,4 +180,28 @@ fn a_simulated_td_differs_from_a_simulated_snp_guest_in_what_the_simulation_is_t
     assert_eq!((tee, host_data, mr_config_id, vcpu_type), (Some("tdx".into()), None, Some(padded), None));
     assert_eq!((td_cmdline, append), (format!("tee_sim=tdx {cmdline}"), Some(format!("tee_sim=tdx {cmdline}"))));
     assert!(Config::parse(&format!("{SIM}tee = \"se\"\n")).is_err());
+}
+
+#[test]
+fn ac_10_an_id_block_is_planned_only_for_the_class_that_names_it_and_its_policy() {
+    use crate::tee::snp::id_block::tests::{auth, block};
+    let class =
+        |more: &str| Config::parse(&format!("tee = \"snp\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"\n[snp]\n{more}")).unwrap();
+    let signed = |policy: u64| SignedIdBlock::parse(&block(policy), &auth(&block(policy), true)).unwrap();
+    let with = |id_block: Option<SignedIdBlock>| PodRequest { id_block, host: Host { vsock_cid: Some(77), vhost_net: false }, ..request() };
+    let named = "id_block = \"/b\"\nid_auth = \"/a\"\n";
+    let planned = plan(&class(named), &with(Some(signed(0x3_0000)))).unwrap();
+    assert_eq!(planned.id_block.as_ref().map(SignedIdBlock::launch_digest), Some(&[0xd1; 48][..]));
+    let command = crate::qemu::command(&planned).unwrap();
+    assert!(command.iter().any(|word| word.to_str().unwrap().contains(",id-block=0dHR")), "{command:?}");
+    let json = serde_json::to_string(&planned).unwrap();
+    assert_eq!(serde_json::from_str::<LaunchPlan>(&json).unwrap(), planned);
+
+    assert_eq!(plan(&class(named), &with(Some(signed(0x1_0000)))), Err(PlanError::IdBlockPolicy { signed: 0x1_0000, class: 0x3_0000 }));
+    plan(&class(&format!("{named}[snp.policy]\nsmt = false\n")), &with(Some(signed(0x2_0000)))).unwrap();
+    assert_eq!(plan(&class(named), &with(None)), Err(PlanError::IdBlock { named: true }));
+    assert_eq!(plan(&class(""), &with(Some(signed(0x3_0000)))), Err(PlanError::IdBlock { named: false }));
+    let mut simulated = request();
+    simulated.id_block = Some(signed(0x3_0000));
+    assert_eq!(plan(&config(""), &simulated), Err(PlanError::IdBlock { named: false }));
 }

@@ -33,6 +33,7 @@ fn request(host: Host, initdata: bool, annotations: &[(&str, &str)]) -> PodReque
         memory_limits: Vec::new(),
         initdata_digest: initdata.then(|| InitdataDigest::new(&[0xab; 32]).unwrap()),
         nics: vec!["02:42:ac:11:00:02".parse().unwrap()],
+        id_block: None,
         host,
     }
 }

@@ -136,6 +136,7 @@ fn planned(case: &Case, base: &Path) -> (LaunchPlan, RunDir) {
         memory_limits: Vec::new(),
         initdata_digest: Some(InitdataDigest::new(&[0xab; 32]).unwrap()),
         nics: vec!["02:42:ac:11:00:02".parse().unwrap()],
+        id_block: None,
         host: Host { vsock_cid: Some(77), vhost_net: true },
     };
     let dir = RunDir::create(base, &request.sandbox_id).unwrap();

@@ -17,6 +17,7 @@ fn options(class: &str, host: Host) -> Vec<String> {
         memory_limits: vec![256 << 20],
         initdata_digest: Some(InitdataDigest::new(&[0xab; 32]).unwrap()),
         nics: vec!["02:42:ac:11:00:02".parse().unwrap()],
+        id_block: None,
         host,
     };
     let words = qemu::command(&plan(&Config::parse(&format!("{files}{class}")).unwrap(), &request).unwrap()).unwrap();

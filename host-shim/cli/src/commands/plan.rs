@@ -138,6 +138,7 @@ fn planned(config: &Config, pod: &manifest::Pod, interfaces: u8) -> anyhow::Resu
         memory_limits: pod.memory_limit.into_iter().collect(),
         initdata_digest,
         nics: (1..=interfaces).map(|number| Mac([2, 0, 0, 0, 0, number])).collect(),
+        id_block: config.read_id_block()?,
         host: Host { vsock_cid: Some(ASSUMED_CID), vhost_net: true },
     };
     Ok(plan(config, &request)?)

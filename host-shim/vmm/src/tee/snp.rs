@@ -1,6 +1,9 @@
 //! AMD SEV-SNP (QEMU 9.1 or newer; QEMU's `sev-snp-guest` object).
 
+pub mod id_block;
+
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -19,11 +22,15 @@ pub struct Snp {
     pub cbitpos: u8,
     /// Physical address bits that a guest loses to encryption: at most one, whatever CPUID 8000001F EBX\[11:6\] says of the host.
     pub reduced_phys_bits: u8,
+    /// The ID block: the measurement that the owner expects, without which the firmware finishes no launch. Only with `id_auth`.
+    pub id_block: Option<PathBuf>,
+    /// The ID block's signature and keys. Only with `id_block`.
+    pub id_auth: Option<PathBuf>,
 }
 
 impl Default for Snp {
     fn default() -> Self {
-        Self { policy: GuestPolicy::default(), cbitpos: 51, reduced_phys_bits: 1 }
+        Self { policy: GuestPolicy::default(), cbitpos: 51, reduced_phys_bits: 1, id_block: None, id_auth: None }
     }
 }
 
@@ -94,6 +101,7 @@ impl GuestPolicy {
 impl Snp {
     pub(crate) fn arguments(&self, plan: &LaunchPlan) -> Vec<OsString> {
         let host_data = STANDARD.encode(plan.initdata_digest.padded::<32>());
+        let id_block = plan.id_block.as_ref().map(|signed| format!(",{}", signed.properties())).unwrap_or_default();
         strings([
             "-machine".into(),
             "q35,accel=kvm,kernel_irqchip=split,memory-backend=mem,confidential-guest-support=snp,smm=off,usb=off,vmport=off".into(),
@@ -107,7 +115,7 @@ impl Snp {
             "-object".into(),
             // kernel-hashes puts kernel, initrd and command line into the measurement; without it the firmware alone would be measured.
             format!(
-                "sev-snp-guest,id=snp,cbitpos={},reduced-phys-bits={},kernel-hashes=on,policy={:#x},host-data={host_data}",
+                "sev-snp-guest,id=snp,cbitpos={},reduced-phys-bits={},kernel-hashes=on,policy={:#x},host-data={host_data}{id_block}",
                 self.cbitpos,
                 self.reduced_phys_bits,
                 self.policy.bits()

@@ -143,3 +143,63 @@ fn a_pod_measures_as_the_command_that_is_shown() {
         assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains(model), "{refused:?}");
     }
 }
+
+#[test]
+fn an_id_block_is_made_for_a_class_and_planned_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    write_pod(dir.path(), &[(ANNOTATION, &initdata().to_annotation())]);
+    std::fs::write(dir.path().join("fw"), firmware::smallest()).unwrap();
+    std::fs::write(dir.path().join("kernel"), b"kernel").unwrap();
+    let key = |name: &str, algorithm: &'static rcgen::SignatureAlgorithm| {
+        std::fs::write(dir.path().join(name), rcgen::KeyPair::generate_for(algorithm).unwrap().serialize_pem()).unwrap();
+    };
+    key("id.pem", &rcgen::PKCS_ECDSA_P384_SHA384);
+    key("author.pem", &rcgen::PKCS_ECDSA_P384_SHA384);
+    key("p256.pem", &rcgen::PKCS_ECDSA_P256_SHA256);
+    let measure = |more: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_kata-cc"));
+        let arguments = ["measure", "snp", "--ovmf", "fw", "--kernel", "kernel", "--vcpus", "3", "--vcpu-type", "EPYC-v4"];
+        program.current_dir(dir.path()).args(arguments).args(more).output().unwrap()
+    };
+    let files = ["--id-block", "block", "--id-auth", "auth"];
+    let with = |more: &[&'static str]| measure(&[&files[..], more].concat());
+    let signed = with(&["--id-key", "id.pem", "--author-key", "author.pem", "--guest-svn", "7"]);
+    assert!(signed.status.success(), "{}", String::from_utf8_lossy(&signed.stderr));
+    let digest = String::from_utf8(signed.stdout).unwrap();
+
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let class = |more: &str| {
+        let text = "tee = \"snp\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"\n[snp]\n";
+        std::fs::write(path("class.toml"), format!("{text}id_block = {:?}\nid_auth = {:?}\n{more}", path("block"), path("auth"))).unwrap();
+    };
+    class("");
+    let planned = plan(dir.path(), &[]);
+    let json: Value = serde_json::from_slice(&planned.stdout).unwrap();
+    assert_eq!(json["id_block"]["launch_digest"], digest.trim());
+    assert_eq!((&json["id_block"]["guest_svn"], &json["id_block"]["policy"]), (&7.into(), &"0x30000".into()));
+    let line = String::from_utf8(plan(dir.path(), &["--command-line"]).stdout).unwrap();
+    assert!(line.contains(",id-block=") && line.contains(",author-key-enabled=on"), "{line}");
+
+    class("[snp.policy]\nsmt = false\n");
+    assert_refused(&plan(dir.path(), &[]), "signed for the guest policy 0x30000 and the class has 0x20000");
+    class("");
+    std::fs::write(path("auth"), "AAAA").unwrap();
+    assert_refused(&plan(dir.path(), &[]), "ID authentication information: expected 4096 bytes");
+    std::fs::remove_file(path("auth")).unwrap();
+    assert_refused(&plan(dir.path(), &[]), "cannot read [snp] id_auth");
+
+    // Nothing is written that cannot be signed, and half of the arguments are none.
+    std::fs::remove_file(path("block")).unwrap();
+    for (arguments, why) in [
+        (&["--id-key", "p256.pem"][..], "P-384"),
+        (&["--id-key", "fw"], "PKCS#8"),
+        (&["--id-key", "id.pem", "--author-key", "id.pem"], "author's key is the ID key"),
+        (&["--id-key", "id.pem", "--family-id", "00"], "32 hexadecimal digits"),
+        (&[], "--id-key"),
+    ] {
+        let refused = with(arguments);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && refused.stdout.is_empty() && said.contains(why), "{said}");
+        assert!(!dir.path().join("block").exists() && !dir.path().join("auth").exists());
+    }
+}

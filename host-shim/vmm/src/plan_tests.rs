@@ -184,10 +184,9 @@ fn a_simulated_td_differs_from_a_simulated_snp_guest_in_what_the_simulation_is_t
 
 #[test]
 fn ac_10_an_id_block_is_planned_only_for_the_class_that_names_it_and_its_policy() {
-    use crate::tee::snp::id_block::tests::{auth, block};
     let class =
         |more: &str| Config::parse(&format!("tee = \"snp\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"\n[snp]\n{more}")).unwrap();
-    let signed = |policy: u64| SignedIdBlock::parse(&block(policy), &auth(&block(policy), true)).unwrap();
+    let signed = |policy: u64| crate::tee::snp::id_block::tests::signed(policy, true);
     let with = |id_block: Option<SignedIdBlock>| PodRequest { id_block, host: Host { vsock_cid: Some(77), vhost_net: false }, ..request() };
     let named = "id_block = \"/b\"\nid_auth = \"/a\"\n";
     let planned = plan(&class(named), &with(Some(signed(0x3_0000)))).unwrap();

@@ -21,6 +21,9 @@ use kata_cc_vmm::qmp::Qmp;
 use kata_cc_vmm::run::{Exit, Process};
 use kata_cc_vmm::run_dir::RunDir;
 use kata_cc_vmm::tee::TeeKind;
+use kata_cc_vmm::tee::snp::id_block::{IdBlock, IdKey, SignedIdBlock};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
 
 /// A release's binaries, run with its own loader and libraries.
 struct Tree {
@@ -231,6 +234,43 @@ async fn the_vsock_device_has_the_properties_that_plans_give_it() {
             for part in parts {
                 let property = part.split('=').next().unwrap();
                 assert!(help.contains(&format!("  {property}=<")), "{}: {property}\n{help}", case.on(&tree));
+            }
+        }
+    }
+}
+
+/// Signed by keys that are made here.
+fn id_block(with_author: bool) -> SignedIdBlock {
+    let key = || {
+        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+        IdKey::from_pkcs8(document.as_ref()).unwrap()
+    };
+    let block = IdBlock { launch_digest: [0xd1; 48], family_id: [1; 16], image_id: [2; 16], guest_svn: 3, policy: 0x3_0000 };
+    SignedIdBlock::sign(&block, &key(), with_author.then(key).as_ref()).unwrap()
+}
+
+#[tokio::test]
+#[ignore = "needs QEMU of other Debian releases; run by `cargo xtask test`"]
+async fn id_blocks_get_as_far_as_the_hardware_that_is_missing_and_longer_ones_are_refused() {
+    for tree in Tree::all() {
+        for with_author in [false, true] {
+            let base = tempfile::tempdir().unwrap();
+            let (mut plan, dir) = planned(&CASES[0], base.path());
+            plan.id_block = Some(id_block(with_author));
+            let words = qemu::command(&plan).unwrap();
+            let exit = tree.ends("x86_64", words.clone(), qemu::inherited(&plan).len(), &dir).await;
+            let reached = [NO_KVM, SNP.missing].iter().any(|words| exit.last_words.contains(words));
+            assert!(reached && exit.status.is_some_and(|status| !status.success()), "QEMU {:?}: {exit}", tree.version);
+            for (property, size) in [("id-block", 96), ("id-auth", 4096)] {
+                // Three bytes more than AMD's structure has.
+                let longer =
+                    |word: OsString| word.into_string().unwrap().replace(&format!(",{property}="), &format!(",{property}=AAAA")).into();
+                let exit = tree.ends("x86_64", words.iter().cloned().map(longer).collect(), qemu::inherited(&plan).len(), &dir).await;
+                assert!(
+                    exit.last_words.contains(&format!("length of {} not equal to {size}", size + 3)),
+                    "QEMU {:?}: {exit}",
+                    tree.version
+                );
             }
         }
     }

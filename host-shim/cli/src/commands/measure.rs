@@ -3,6 +3,7 @@
 //! The digest printed here is what the owner registers as reference value; hardware reports the same for a guest launched from
 //! these bytes and no others.
 
+mod id_block;
 mod manifest;
 mod pod;
 mod range;
@@ -73,6 +74,8 @@ pub(crate) struct Snp {
     range: bool,
     #[command(flatten)]
     manifest: manifest::ManifestArgs,
+    #[command(flatten)]
+    id_block: id_block::IdBlockArgs,
     /// Form of the digest on stdout.
     #[arg(long, value_enum, default_value_t = Encoding::Hex)]
     output_format: Encoding,
@@ -170,6 +173,7 @@ fn snp(args: &Snp, format: Format) -> anyhow::Result<Outcome> {
             format!("vCPUs           {} x {vcpu_type}, guest features {:#x}, launched by {vmm}", args.vcpus, args.guest_features),
         );
     }
+    let signed = args.id_block.write(last)?;
     let encode = |digest: &LaunchDigest| args.output_format.encode(digest);
     let mut result = serde_json::json!({
         "digest": encode(last),
@@ -181,8 +185,21 @@ fn snp(args: &Snp, format: Format) -> anyhow::Result<Outcome> {
     if args.each_vcpu_count {
         result["digests"] = digests.iter().map(encode).collect();
     }
+    if let Some(signed) = &signed {
+        result["id_block"] = serde_json::to_value(signed)?;
+    }
     show(format, "measure.snp", &result, || {
         if args.each_vcpu_count { digests.iter().map(|d| encode(d) + "\n").collect() } else { encode(last) }
     })?;
+    if let Some(signed) = &signed {
+        output::note(
+            format,
+            format!(
+                "signed an ID block for guest policy {:#x}; its class starts machines of {} vCPU(s) alone",
+                signed.policy(),
+                args.vcpus
+            ),
+        );
+    }
     Ok(Outcome::Done)
 }

@@ -5,6 +5,8 @@
 //! report. All that can be known of that before the launch is checked here, so that a class with a wrong file is refused by name and not by a
 //! number of the firmware's. Nobody relies on these checks: the firmware makes its own.
 
+mod sign;
+
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -15,6 +17,8 @@ use base64::engine::general_purpose::STANDARD;
 use ring::digest::{SHA384, digest};
 use ring::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
+
+pub use sign::{IdBlock, IdKey, SignError};
 
 const BLOCK_SIZE: usize = 96;
 const AUTH_SIZE: usize = 4096;
@@ -212,6 +216,18 @@ impl SignedIdBlock {
         number(&self.auth, 4) != 0
     }
 
+    /// The ID block, 96 bytes.
+    #[must_use]
+    pub fn block(&self) -> &[u8] {
+        &self.block
+    }
+
+    /// The ID authentication information, 4096 bytes.
+    #[must_use]
+    pub fn auth(&self) -> &[u8] {
+        &self.auth
+    }
+
     /// What QEMU's object is told.
     pub(crate) fn properties(&self) -> String {
         let author = if self.has_author() { "on" } else { "off" };
@@ -290,5 +306,4 @@ fn zero(bytes: &[u8], from: usize, to: usize) -> Result<(), IdBlockError> {
 }
 
 #[cfg(test)]
-#[path = "id_block_tests.rs"]
 pub(crate) mod tests;

@@ -1,67 +1,53 @@
 //! ID blocks made and signed here, with each part bent in turn.
 
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use ring::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
 
 use super::*;
 
-fn key() -> EcdsaKeyPair {
-    let random = SystemRandom::new();
-    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &random).unwrap();
-    EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, document.as_ref(), &random).unwrap()
+fn key() -> IdKey {
+    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+    IdKey::from_pkcs8(document.as_ref()).unwrap()
 }
 
-/// Two big-endian numbers as AMD has them.
-fn fields(numbers: &[u8]) -> Vec<u8> {
-    let field = |number: &[u8]| number.iter().rev().copied().chain([0; FIELD - NUMBER]).collect::<Vec<_>>();
-    [field(&numbers[..NUMBER]), field(&numbers[NUMBER..])].concat()
+pub(crate) fn signed(policy: u64, with_author: bool) -> SignedIdBlock {
+    let block = IdBlock { launch_digest: [0xd1; 48], family_id: [0xfa; 16], image_id: [0x1a; 16], guest_svn: 7, policy };
+    SignedIdBlock::sign(&block, &key(), with_author.then(key).as_ref()).unwrap()
 }
 
-fn put(bytes: &mut [u8], at: usize, content: &[u8]) {
-    bytes[at..at + content.len()].copy_from_slice(content);
+/// A block, and authentication information by keys that are made for it.
+fn parts(policy: u64, with_author: bool) -> ([u8; BLOCK_SIZE], Vec<u8>) {
+    let signed = signed(policy, with_author);
+    (signed.block, signed.auth)
 }
 
-fn put_key(auth: &mut [u8], at: usize, key: &EcdsaKeyPair) {
-    put(auth, at, &CURVE_P384.to_le_bytes());
-    put(auth, at + 4, &fields(&key.public_key().as_ref()[1..]));
-}
-
-fn put_signature(auth: &mut [u8], at: usize, key: &EcdsaKeyPair, message: &[u8]) {
-    put(auth, at, &fields(key.sign(&SystemRandom::new(), message).unwrap().as_ref()));
-}
-
-pub(crate) fn block(policy: u64) -> [u8; BLOCK_SIZE] {
-    let mut block = [0; BLOCK_SIZE];
-    put(&mut block, 0, &[0xd1; 48]);
-    put(&mut block, 0x30, &[0xfa; 16]);
-    put(&mut block, 0x40, &[0x1a; 16]);
-    put(&mut block, 0x50, &VERSION.to_le_bytes());
-    put(&mut block, 0x54, &7_u32.to_le_bytes());
-    put(&mut block, 0x58, &policy.to_le_bytes());
-    block
-}
-
-/// Authentication information of a block, by keys that are made for it.
-pub(crate) fn auth(block: &[u8], with_author: bool) -> Vec<u8> {
-    let (id, mut auth) = (key(), vec![0; AUTH_SIZE]);
-    put(&mut auth, 0, &ECDSA_P384.to_le_bytes());
-    put_key(&mut auth, ID_KEY, &id);
-    put_signature(&mut auth, ID_SIGNATURE, &id, block);
-    if with_author {
-        let author = key();
-        put(&mut auth, 4, &ECDSA_P384.to_le_bytes());
-        put_key(&mut auth, AUTHOR_KEY, &author);
-        let signed = auth[ID_KEY..ID_KEY + KEY_SIZE].to_vec();
-        put_signature(&mut auth, AUTHOR_SIGNATURE, &author, &signed);
+#[test]
+fn a_block_is_laid_out_as_amd_has_it() {
+    let (block, auth) = parts(0x0102_0304_0506_0708, false);
+    let expected = [&[0xd1; 48][..], &[0xfa; 16], &[0x1a; 16], &[1, 0, 0, 0, 7, 0, 0, 0], &[8, 7, 6, 5, 4, 3, 2, 1]].concat();
+    assert_eq!(block, expected[..]);
+    assert_eq!((&auth[..8], &auth[0x240..0x244]), (&[1, 0, 0, 0, 0, 0, 0, 0][..], &[2, 0, 0, 0][..]));
+    // Numbers are 48 bytes, with the highest last, and what is behind them is zero.
+    for at in [0x40, 0x88, 0x244, 0x28c] {
+        assert!(auth[at..at + 48].iter().any(|&byte| byte != 0) && auth[at + 48..at + 72] == [0; 24], "{at:#x}");
     }
-    auth
+    assert_eq!(auth[0x680..], [0; 0x980]);
+}
+
+#[test]
+fn keys_of_other_curves_and_one_key_for_both_parts_are_refused() {
+    let other = EcdsaKeyPair::generate_pkcs8(&ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+    assert_eq!(IdKey::from_pkcs8(other.as_ref()).err(), Some(SignError::Key));
+    assert_eq!(IdKey::from_pkcs8(b"").err(), Some(SignError::Key));
+    let block = IdBlock { launch_digest: [1; 48], family_id: [0; 16], image_id: [0; 16], guest_svn: 0, policy: 0x3_0000 };
+    let key = key();
+    assert_eq!(SignedIdBlock::sign(&block, &key, Some(&key)), Err(SignError::OneKey));
 }
 
 #[test]
 fn a_signed_block_is_read_raw_and_in_base64() {
-    let block = block(0x1_0000_0003_0000);
     for with_author in [false, true] {
-        let auth = auth(&block, with_author);
+        let (block, auth) = parts(0x1_0000_0003_0000, with_author);
         let signed = SignedIdBlock::parse(&block, &auth).unwrap();
         assert_eq!((signed.launch_digest(), signed.policy(), signed.has_author()), (&[0xd1; 48][..], 0x1_0000_0003_0000, with_author));
         // With and without line ends.
@@ -77,8 +63,7 @@ fn a_signed_block_is_read_raw_and_in_base64() {
 
 #[test]
 fn a_plan_says_what_is_in_a_block_and_is_not_believed_otherwise() {
-    let block = block(0x3_0000);
-    let signed = SignedIdBlock::parse(&block, &auth(&block, true)).unwrap();
+    let signed = signed(0x3_0000, true);
     let json = serde_json::to_value(&signed).unwrap();
     assert_eq!(json["launch_digest"], "d1".repeat(48));
     assert_eq!((&json["guest_svn"], &json["policy"], &json["family_id"]), (&7.into(), &"0x30000".into(), &"fa".repeat(16).into()));
@@ -91,8 +76,7 @@ fn a_plan_says_what_is_in_a_block_and_is_not_believed_otherwise() {
 
 #[test]
 fn other_sizes_are_refused_by_name() {
-    let block = block(0);
-    let auth = auth(&block, false);
+    let (block, auth) = parts(0, false);
     for (block, auth, what, found) in [
         (&block[..95], &auth[..], "ID block", 95),
         (&[&block[..], b"\0"].concat(), &auth, "ID block", 97),
@@ -117,8 +101,7 @@ fn ac_10_a_block_that_its_key_did_not_sign_is_refused() {
             over: if signature == "ID_BLOCK_SIG" { "the ID block" } else { "ID_KEY" },
         })
     };
-    let good = block(0x3_0000);
-    let auth = auth(&good, true);
+    let (good, auth) = parts(0x3_0000, true);
     // Each field of the block but the version, which is refused as such.
     for at in [0, 47, 0x30, 0x40, 0x54, 0x58, 0x5f] {
         let mut block = good;
@@ -137,7 +120,8 @@ fn ac_10_a_block_that_its_key_did_not_sign_is_refused() {
         assert_eq!(bent(at), signature("ID_KEY_SIG"), "{at:#x}");
     }
     // A key of somebody else's, which signed the block too, under the author's word for the former key.
-    let other = super::tests::auth(&good, false);
+    let (same, other) = parts(0x3_0000, false);
+    assert_eq!(same, good);
     let mut swapped = auth.clone();
     swapped[ID_SIGNATURE..ID_KEY + KEY_SIZE].copy_from_slice(&other[ID_SIGNATURE..ID_KEY + KEY_SIZE]);
     assert_eq!(SignedIdBlock::parse(&good, &swapped), signature("ID_KEY_SIG"));
@@ -145,8 +129,7 @@ fn ac_10_a_block_that_its_key_did_not_sign_is_refused() {
 
 #[test]
 fn versions_algorithms_curves_and_reserved_bytes_are_those_that_amd_defines() {
-    let mut good = block(0x3_0000);
-    let auth = auth(&good, true);
+    let (mut good, auth) = parts(0x3_0000, true);
     for (at, what) in [(0, "ID_KEY_ALGO"), (4, "AUTHOR_KEY_ALGO"), (ID_KEY, "CURVE of a key"), (AUTHOR_KEY, "CURVE of a key")] {
         let mut auth = auth.clone();
         auth[at + 1] = 1;
@@ -175,6 +158,5 @@ fn versions_algorithms_curves_and_reserved_bytes_are_those_that_amd_defines() {
     unused[4] = 0;
     assert_eq!(SignedIdBlock::parse(&good, &unused), Err(IdBlockError::Reserved(AUTHOR_SIGNATURE)));
     good[0x50] = 2;
-    let auth = super::tests::auth(&good, false);
     assert!(matches!(SignedIdBlock::parse(&good, &auth), Err(IdBlockError::Field { what: "VERSION of the ID block", found: 2, .. })));
 }

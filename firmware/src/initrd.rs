@@ -6,10 +6,12 @@
 //!
 //! Invariant: one tree, one byte string. Each entry's parent directory precedes it, because the kernel makes none.
 
+mod label;
 mod read;
 
 use std::collections::BTreeMap;
 
+pub use label::{ImageKind, LABEL_PATH, Label, LabelError, label};
 pub use read::{CpioError, Item, read};
 
 /// Name of the entry that ends an archive.

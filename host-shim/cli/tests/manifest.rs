@@ -8,6 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+use kata_cc_firmware::initrd::{Archive, ImageKind, LABEL_PATH, Label};
 use serde_json::{Value, json};
 
 /// A folder with a firmware, a kernel, an initrd and the keys `owner` and `other`.
@@ -143,6 +144,42 @@ fn a_manifest_is_shown_only_under_its_signers_key() {
         image.json(3, &["verify", "manifest", "manifest", "--key", "owner/policy.pub", "--now", "2001-01-01T00:00:00Z"])["validity"],
         "not-yet"
     );
+}
+
+/// An initrd that says it is of this kind.
+fn initrd_of(kind: ImageKind) -> Vec<u8> {
+    let mut initrd = Archive::with_base_tree();
+    initrd.add(LABEL_PATH, Label::new(kind, "7").unwrap().to_node()).unwrap();
+    initrd.to_bytes()
+}
+
+#[test]
+fn an_initrd_is_not_signed_as_more_than_it_says() {
+    let image = Image::new();
+    let range =
+        ["--vcpus", "1", "--range", "--sign", "owner/policy.key", "-o", "manifest", "--name", "g", "--release", "1", "--serial", "1"];
+    let sign = |code: i32, kind: &str| image.run(code, &[&INPUTS[..], &range, &["--kind", kind]].concat()).1;
+    // One that says nothing, such as another project's.
+    assert!(sign(0, "production").contains("does not say what kind of image it is"));
+    fs::remove_file(image.path("manifest")).unwrap();
+
+    for (says, kind) in [(ImageKind::Simulation, "production"), (ImageKind::Debug, "production"), (ImageKind::Bench, "simulation")] {
+        fs::write(image.path("initrd"), initrd_of(says)).unwrap();
+        let error = sign(1, kind);
+        assert!(error.contains(&format!("says it is a {says} image")) && error.contains(&format!("not signed as {kind}")), "{error}");
+        assert!(!image.path("manifest").exists());
+    }
+    for (says, kind) in
+        [(ImageKind::Simulation, "simulation"), (ImageKind::Production, "production"), (ImageKind::Production, "simulation")]
+    {
+        fs::write(image.path("initrd"), initrd_of(says)).unwrap();
+        assert!(!sign(0, kind).contains("does not say"), "{says} {kind}");
+    }
+    let twice = [initrd_of(ImageKind::Production), initrd_of(ImageKind::Simulation)].concat();
+    fs::write(image.path("initrd"), twice).unwrap();
+    assert!(sign(1, "production").contains("twice"));
+    // Nobody vouches for what is only measured.
+    image.run(0, &[&INPUTS[..], &["--vcpus", "1", "--vcpu-type", "EPYC"]].concat());
 }
 
 #[test]

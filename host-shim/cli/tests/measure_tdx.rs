@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use kata_cc_firmware::footer::{Footer, TDX_METADATA};
+use kata_cc_firmware::initrd::{Archive, ImageKind, LABEL_PATH, Label};
 use kata_cc_firmware::measure::tdx::{DirectBoot, Edk2, Event, GuestMemory, Initrd, KernelHeader, PageOrder, TdxFirmware};
 use serde_json::{Value, json};
 
@@ -184,6 +185,10 @@ fn what_cannot_be_measured_is_refused_by_name() {
     refused(1, &["--kernel", "no-such-kernel"], "no-such-kernel");
     refused(1, &[&["--sign", "owner/policy.key"][..], &ABOUT].concat(), "--kernel");
     refused(1, &[&["--kernel", "kernel", "--sign", "owner/policy.key"][..], &ABOUT].concat(), "RTMR2");
+    let mut simulation = Archive::with_base_tree();
+    simulation.add(LABEL_PATH, Label::new(ImageKind::Simulation, "7").unwrap().to_node()).unwrap();
+    fs::write(folder.path("initrd"), simulation.to_bytes()).unwrap();
+    refused(1, &[&BOOT[..], &["--sign", "owner/policy.key"], &ABOUT].concat(), "not signed as production");
     let (out, err) = folder.run(1, &[&["measure", "tdx", "--firmware", "kernel"]]);
     assert!(out.is_empty() && err.contains("cannot measure kernel") && err.contains("footer GUID"), "{err}");
 }

@@ -4,6 +4,7 @@
 //! these bytes and no others.
 
 mod id_block;
+mod initrd;
 mod manifest;
 mod pod;
 mod range;

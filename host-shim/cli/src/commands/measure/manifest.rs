@@ -1,6 +1,6 @@
 //! Manifests of reference values, signed: what `kata-cc measure … --sign` writes and the broker takes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
@@ -9,6 +9,7 @@ use kata_cc_policy::reference::{Entry, Kind, Manifest, SignedManifest, ValuesEnt
 use kata_cc_policy::{SigningKey, TrustedKeys};
 use serde_json::{Value, json};
 
+use super::initrd;
 use crate::files;
 use crate::output::{self, Format, Outcome, show};
 
@@ -30,7 +31,8 @@ pub(crate) struct ManifestArgs {
     /// Serial number. A broker never goes back to a lower one of the same name, unless told to.
     #[arg(long, value_name = "N", requires = "sign")]
     serial: Option<u64>,
-    /// What it is for: production, debug or simulation. Brokers refuse the last two unless they are set up for development.
+    /// What it is for: production, debug or simulation. Brokers refuse the last two unless they are set up for development. An initrd that
+    /// says it is one of the last two is not signed as production.
     #[arg(long, value_name = "KIND", requires = "sign")]
     kind: Option<Kind>,
     /// When it begins to hold: RFC 3339. Default: now.
@@ -69,6 +71,14 @@ impl ManifestArgs {
     /// Whether a manifest is wanted at all.
     pub(super) fn wanted(&self) -> bool {
         !self.sign.is_empty()
+    }
+
+    /// Refuses an initrd that says it is of another kind than this manifest; nothing to refuse where none is signed.
+    pub(super) fn check_initrd(&self, initrd: Option<&Path>, sha256: &[u8; 32], format: Format) -> anyhow::Result<()> {
+        match (initrd, self.kind) {
+            (Some(path), Some(kind)) if self.wanted() => initrd::check(path, sha256, kind, format),
+            _ => Ok(()),
+        }
     }
 
     fn manifest(&self, entries: Vec<Entry>, now: SystemTime) -> anyhow::Result<Manifest> {

@@ -10,6 +10,9 @@ use crate::output::{Format, Outcome, show};
 
 pub(super) fn run(args: &Snp, format: Format) -> anyhow::Result<Outcome> {
     let inputs = Inputs::read(args)?;
+    if let Some(hashes) = &inputs.kernel {
+        args.manifest.check_initrd(args.initrd.as_deref(), hashes.initrd(), format)?;
+    }
     let models: Vec<CpuModel> = match args.vcpu_type.as_slice() {
         [] => CpuModel::NAMES.iter().map(|(name, signature)| CpuModel::Named(name, *signature)).collect(),
         names if inputs.vmm == Vmm::Qemu => names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?,

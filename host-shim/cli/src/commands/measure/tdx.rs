@@ -88,6 +88,9 @@ impl Measured {
 pub(super) fn run(args: &Tdx, format: Format) -> anyhow::Result<Outcome> {
     let measured = Measured::read(args)?;
     if args.manifest.wanted() {
+        if let Some(initrd) = measured.boot.as_ref().and_then(DirectBoot::initrd) {
+            args.manifest.check_initrd(args.initrd.as_deref(), initrd.sha256(), format)?;
+        }
         return args.manifest.write(vec![Entry::Tdx(entry(args, &measured)?)], "measure.tdx.manifest", format);
     }
     explain(args, &measured, format);

@@ -11,7 +11,7 @@ use crate::artifacts::{Artifacts, Profile};
 use crate::context::Context;
 use crate::setup::unpacked;
 use crate::summary::{Outcome, Summary, read_closing_line, read_test_log};
-use crate::{fuzz, lab, oracle, repro, s390x, setup};
+use crate::{fuzz, lab, manifest, oracle, repro, s390x, sbom, setup};
 
 /// What of the test run to leave out.
 #[derive(Debug, clap::Args)]
@@ -83,7 +83,8 @@ pub(crate) fn test(cx: &Context, profile: Profile, options: &TestOptions) -> Res
             Ok(Outcome::Passed(1))
         })?;
         if let Some(artifacts) = built {
-            step(cx, &mut summary, "reproducible initrds", |_| repro::check(cx).map(|()| Outcome::Passed(1)))?;
+            step(cx, &mut summary, "reproducible image", |_| repro::check(cx).map(|()| Outcome::Passed(1)))?;
+            step(cx, &mut summary, "SBOM against CycloneDX's schema", |_| sbom_schema(cx, &artifacts))?;
             step(cx, &mut summary, "end to end", |_| end_to_end(cx, &artifacts, "end to end", &[]))?;
             for (version, directory) in FURTHER_CONTAINERD {
                 let name = format!("end to end, containerd {version}");
@@ -171,6 +172,14 @@ fn qemu(cx: &Context) -> Result<Outcome> {
     }
     let trees = std::env::join_paths(trees).context("the cache's path contains ':'")?;
     ignored_tests(cx, "qemu_accepts", &[("KATA_CC_QEMU_TREES", Path::new(&trees))])
+}
+
+/// What the image says it is made of, by the makers of that format.
+fn sbom_schema(cx: &Context, artifacts: &Artifacts) -> Result<Outcome> {
+    Ok(match sbom::validate(cx, &artifacts.guest().join(manifest::SBOM))? {
+        Ok(()) => Outcome::Passed(1),
+        Err(why) => Outcome::Skipped(why),
+    })
 }
 
 /// The ignored tests of one file.

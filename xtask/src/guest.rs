@@ -1,93 +1,81 @@
 //! The guest image: what is measured and boots.
 //!
-//! Invariant: what it makes depends on the source alone, not on where or when or by whom it is built. [`crate::repro`]
-//! tests that.
+//! Invariants: what it makes depends on the source alone, not on where or when or by whom it is built ([`crate::repro`] tests that); each
+//! initrd says what it is, and [`crate::manifest`] holds it against where it is put.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use kata_cc_firmware::initrd::{Archive, Node};
+use kata_cc_firmware::initrd::{Archive, ImageKind, LABEL_PATH, Label, Node};
 use kata_cc_firmware::sim_firmware;
-use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use crate::artifacts::Artifacts;
-use crate::context::{Context, copy_whole, sha256_of, write_whole};
+use crate::context::{Context, sha256_of, write_whole};
 use crate::kernel;
+use crate::manifest::{self, AGENT, AGENT_PATH, BARE, FIRMWARE, Files, KERNEL, Origin, PRODUCTION, SBOM, SIMULATION};
 use crate::process;
+use crate::sbom::{self, Parts};
+use crate::setup::debian::version_of;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Debian's `qemu-system-data`.
 const QBOOT: &str = "/usr/share/qemu/qboot.rom";
-const AGENT: &str = "kata-cc-agent";
-const SIMULATION: &str = "kata-cc-tee-sim";
-/// The init of the start bench's yardstick.
-const BARE: &str = "kata-cc-bare-init";
+const SIMULATION_PROGRAM: &str = "kata-cc-tee-sim";
+/// The init of the benches' yardstick.
+const BARE_PROGRAM: &str = "kata-cc-bare-init";
+/// The workspace's, and so the agent's.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The programs that go into initrds.
-pub(crate) struct Programs {
+struct Programs {
     agent: Vec<u8>,
     simulation: Vec<u8>,
     bare: Vec<u8>,
-}
-
-/// Initrds by file name.
-pub(crate) type Initrds = BTreeMap<&'static str, Vec<u8>>;
-
-#[derive(Serialize)]
-struct Manifest {
-    schema: &'static str,
-    files: BTreeMap<String, Entry>,
-    kernel_source: String,
-    rustc: String,
-}
-
-#[derive(Serialize)]
-struct Entry {
-    sha256: String,
-    bytes: u64,
-}
-
-impl Entry {
-    fn of(path: &Path) -> Result<Self> {
-        let (sha256, bytes) = sha256_of(path)?;
-        Ok(Self { sha256, bytes })
-    }
 }
 
 /// Builds the image into the artifact directory and lists what is in it.
 pub(crate) fn image(cx: &Context) -> Result<Artifacts> {
     let artifacts = Artifacts::of(cx);
     let dir = artifacts.guest();
-    let kernel = kernel::build(cx)?;
-    copy_whole(&kernel.image, &dir.join("vmlinuz"))?;
-
-    let target = cx.root().join("target-guest");
-    let programs = programs(cx, cx.root(), &target)?;
-    for (name, bytes) in initrds(&programs)? {
-        write_if_new(&dir.join(name), &bytes)?;
+    let files = contents(cx, cx.root(), &cx.root().join("target-guest"))?;
+    // The manifests last: one that is there is of files that are there.
+    for last in [false, true] {
+        for (name, content) in files.iter().filter(|(name, _)| manifest::is_manifest(name) == last) {
+            write_if_new(&dir.join(name), content)?;
+        }
     }
-    write_if_new(&dir.join(AGENT), &programs.agent)?;
-    let qboot = fs::read(QBOOT).with_context(|| format!("cannot read {QBOOT}; run `cargo xtask setup`"))?;
-    write_if_new(&dir.join("firmware-sim.bin"), &sim_firmware(&qboot)?)?;
-
-    let files = ["vmlinuz", "production.cpio", "simulation.cpio", "bare.cpio", "firmware-sim.bin", AGENT];
-    let manifest = Manifest {
-        schema: "kata-cc/image-1",
-        files: files.into_iter().map(|name| Ok((name.to_owned(), Entry::of(&dir.join(name))?))).collect::<Result<_>>()?,
-        kernel_source: kernel.source,
-        rustc: process::output(Command::new("rustc").arg("--version").current_dir(cx.root()))?.trim().to_owned(),
-    };
-    let mut json = serde_json::to_vec_pretty(&manifest)?;
-    json.push(b'\n');
-    write_if_new(&dir.join("manifest.json"), &json)?;
-    for (name, entry) in &manifest.files {
-        eprintln!("    {name:<18} {:>9} bytes  sha256:{}", entry.bytes, entry.sha256);
+    for (name, content) in &files {
+        let sha256 = hex::encode(Sha256::digest(content));
+        eprintln!("    {name:<24} {:<10} {:>9} bytes  sha256:{sha256}", manifest::kind_of(name), content.len());
     }
     Ok(artifacts)
+}
+
+/// The whole image, manifests included, of a source tree.
+pub(crate) fn contents(cx: &Context, source: &Path, target: &Path) -> Result<Files> {
+    let kernel = kernel::build(cx)?;
+    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let config = kernel.image.with_file_name("config");
+    let origin = Origin {
+        version: VERSION,
+        kernel_source: kernel.source,
+        kernel_config_sha256: sha256_of(&config)?.0,
+        rustc: process::output(Command::new("rustc").arg("--version").current_dir(source))?.trim().to_owned(),
+    };
+    let kernel = read(&kernel.image)?;
+    let programs = programs(cx, source, target)?;
+    let parts = Parts { kernel: &kernel, agent: &programs.agent, libc: &version_of("libc6-dev")?, origin: &origin };
+    let sbom = sbom::document(&parts, &sbom::crates(cx, source, TARGET)?)?;
+    let qboot = read(Path::new(QBOOT)).context("run `cargo xtask setup`")?;
+    let mut files = initrds(&programs)?;
+    files.extend([(KERNEL, kernel), (FIRMWARE, sim_firmware(&qboot)?), (SBOM, sbom), (AGENT, programs.agent)]);
+    let manifests = manifest::manifests(&files, &origin)?;
+    files.extend(manifests);
+    Ok(files)
 }
 
 fn write_if_new(path: &Path, content: &[u8]) -> Result<()> {
@@ -99,7 +87,7 @@ fn built(target: &Path, name: &str) -> PathBuf {
 }
 
 /// Builds the guest programs from a source tree.
-pub(crate) fn programs(cx: &Context, source: &Path, target: &Path) -> Result<Programs> {
+fn programs(cx: &Context, source: &Path, target: &Path) -> Result<Programs> {
     let one = |name: &str| -> Result<Vec<u8>> {
         // One at a time: built together, the simulation's features of shared crates would get into the agent.
         let mut cargo = cx.cargo();
@@ -113,7 +101,7 @@ pub(crate) fn programs(cx: &Context, source: &Path, target: &Path) -> Result<Pro
         }
         Ok(program)
     };
-    Ok(Programs { agent: one(AGENT)?, simulation: one(SIMULATION)?, bare: one(BARE)? })
+    Ok(Programs { agent: one(AGENT)?, simulation: one(SIMULATION_PROGRAM)?, bare: one(BARE_PROGRAM)? })
 }
 
 /// Static, and without the names of this machine's directories.
@@ -149,16 +137,22 @@ fn is_static(elf: &[u8]) -> bool {
     elf.starts_with(b"\x7fELF\x02\x01") && headers().is_some_and(|all| all.chunks_exact(ENTRY).all(|one| !one.starts_with(&PT_INTERP)))
 }
 
-/// The archives made of the programs.
-pub(crate) fn initrds(programs: &Programs) -> Result<Initrds> {
-    let mut production = Archive::with_base_tree();
-    production.add_program("sbin/kata-cc-agent", programs.agent.clone())?;
-    let mut simulation = production.clone();
-    production.add("init", Node::Symlink { target: "sbin/kata-cc-agent".into() })?;
+/// The archives made of the programs, each saying what it is.
+fn initrds(programs: &Programs) -> Result<Files> {
+    let base = |kind: ImageKind| -> Result<Archive> {
+        let mut archive = Archive::with_base_tree();
+        archive.add(LABEL_PATH, Label::new(kind, VERSION)?.to_node())?;
+        Ok(archive)
+    };
+    let mut production = base(ImageKind::Production)?;
+    production.add_program(AGENT_PATH, programs.agent.clone())?;
+    production.add("init", Node::Symlink { target: AGENT_PATH.into() })?;
+    let mut simulation = base(ImageKind::Simulation)?;
+    simulation.add_program(AGENT_PATH, programs.agent.clone())?;
     simulation.add_program("init", programs.simulation.clone())?;
-    let mut bare = Archive::with_base_tree();
+    let mut bare = base(ImageKind::Bench)?;
     bare.add_program("init", programs.bare.clone())?;
-    let all = [("production.cpio", production), ("simulation.cpio", simulation), ("bare.cpio", bare)];
+    let all = [(PRODUCTION, production), (SIMULATION, simulation), (BARE, bare)];
     Ok(all.into_iter().map(|(name, archive)| (name, archive.to_bytes())).collect())
 }
 

@@ -13,10 +13,12 @@ mod guest;
 mod kbs_bench;
 mod kernel;
 mod lab;
+mod manifest;
 mod oracle;
 mod process;
 mod repro;
 mod s390x;
+mod sbom;
 mod setup;
 mod summary;
 
@@ -45,12 +47,15 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Build the guest: kernel, agent, initrds, firmware of the simulation
+    /// Build the guest: kernel, agent, initrds, firmware of the simulation, SBOM, manifests with kind and digest of each
     Image {
         /// Copy the result here as well
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
-        /// Build everything but the kernel twice, in two places, and compare byte for byte
+        /// Build everything but the kernel twice, in two places, and compare byte for byte: initrds, SBOM, manifests.
+        ///
+        /// The kernel takes too long to be built twice by default. To compare it, build it elsewhere: run `cargo xtask image` from another checkout
+        /// with another KATA_CC_CACHE, and compare vmlinuz in the two manifests.
         #[arg(long)]
         verify: bool,
     },

@@ -1,7 +1,7 @@
 //! What an initrd says it is: the file [`LABEL_PATH`], which `cargo xtask image` puts into each.
 //!
-//! The label is in the measured bytes, so two kinds of image never measure the same. It is for people and tools that must not take one for the
-//! other; nothing in the guest acts on it, and it proves nothing: whoever makes an initrd makes its label.
+//! The label is in the measured bytes, so two kinds of image never measure the same. It is for people and tools that must not take one for
+//! the other; nothing in the guest acts on it, and it proves nothing: whoever makes an initrd makes its label.
 //!
 //! The reader here takes initrds of other projects too, which [`super::read`] refuses: any owner and time, several archives one behind the
 //! other. It reads once from front to end in constant memory. Source: Linux Documentation/driver-api/early-userspace/buffer-format.rst.
@@ -118,8 +118,8 @@ impl FromStr for Label {
 /// What follows the last `newc` archive and is compressed is not looked into, nor is an initrd that is compressed as a whole: `None`.
 ///
 /// # Errors
-/// When reading fails; when an archive is malformed or cut short; when there is a label that is no regular file, is not understood, or is not
-/// the only one.
+/// When reading fails; when an archive is malformed or cut short; when there is a label that is no regular file, is not understood, or is
+/// not the only one.
 pub fn label(initrd: impl Read) -> Result<Option<Label>, LabelError> {
     let mut source = Source { inner: BufReader::new(initrd), at: 0 };
     let mut found = None;

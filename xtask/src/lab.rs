@@ -20,6 +20,14 @@ pub(crate) struct Args {
     further: Vec<String>,
 }
 
+impl Args {
+    /// With an option that `cargo xtask` knows by itself; what the person gave after `--` comes later and wins.
+    pub(crate) fn with(mut self, option: &str, value: String) -> Self {
+        self.further.splice(0..0, [option.to_owned(), value]);
+        self
+    }
+}
+
 /// Prepares the machine and builds everything the lab needs.
 pub(crate) fn prepare(cx: &Context, profile: Profile) -> Result<Artifacts> {
     setup::all(cx)?;

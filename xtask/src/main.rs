@@ -109,6 +109,16 @@ enum Bench {
         #[command(flatten)]
         lab: lab::Args,
     },
+    /// Boot of the simulated guest, by phase, from QEMU's start to an agent that serves, against a bare boot; and the bytes measured on the way
+    Boot {
+        #[command(flatten)]
+        profile: Profile,
+        /// Boots that count, at least 5
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(5..=1000))]
+        runs: u16,
+        #[command(flatten)]
+        lab: lab::Args,
+    },
     /// Key broker: latency and throughput with real evidence, its CPU time and memory
     Kbs(kbs_bench::Args),
 }
@@ -140,6 +150,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Build { profile } => artifacts::host(&cx, profile)?,
         Command::Demo { profile, lab } => return lab::run(&cx, profile, "demo", &lab),
         Command::Bench { bench: Bench::Start { profile, lab } } => return lab::run(&cx, profile, "bench", &lab),
+        Command::Bench { bench: Bench::Boot { profile, runs, lab } } => {
+            return lab::run(&cx, profile, "bench-boot", &lab.with("--runs", runs.to_string()));
+        }
         Command::Bench { bench: Bench::Kbs(args) } => return kbs_bench::run(&cx, &args),
         Command::Test { profile, options } => return check::test(&cx, profile, &options),
         Command::Check => check::clippy(&cx)?,

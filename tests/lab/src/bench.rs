@@ -2,6 +2,8 @@
 //!
 //! The two alternate, so that both see the machine in the same mood; what is printed is medians and their ratio, never a verdict.
 
+mod boot;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -10,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
+
+pub(crate) use boot::boot;
 
 use crate::demo::start_pod;
 use crate::world::{KERNEL_PARAMS, Recipe, World};
@@ -59,7 +63,7 @@ pub(crate) async fn start(world: &World, pairs: usize) -> Result<StartReport> {
     let mut resident: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
     let mut cri = world.cri().await?;
     for pair in 0..=pairs {
-        let bare_ms = bare_boot(world)?;
+        let bare_ms = bare_boot(world)?.ms;
         let pod = world.pod(&Recipe::script(&format!("bench-{pair}"), script))?;
         let start = Instant::now();
         let running = start_pod(&mut cri, &pod).await?;
@@ -128,8 +132,16 @@ impl StartReport {
     }
 }
 
-/// From the start of QEMU to the first line of an init that does nothing else.
-fn bare_boot(world: &World) -> Result<f64> {
+/// A bare boot.
+#[derive(Debug, Clone, Copy)]
+struct Bare {
+    /// From the start of QEMU to the first line of an init that does nothing else.
+    ms: f64,
+    /// What the kernel's clock says then; it runs from the kernel's first steps.
+    kernel_ms: f64,
+}
+
+fn bare_boot(world: &World) -> Result<Bare> {
     let artifacts = world.artifacts();
     let start = Instant::now();
     let mut child = Command::new("/usr/bin/qemu-system-x86_64")
@@ -148,17 +160,26 @@ fn bare_boot(world: &World) -> Result<f64> {
     let out = child.stdout.take().context("QEMU without a standard output")?;
     let mut elapsed = None;
     for line in BufReader::new(out).split(b'\n') {
-        if String::from_utf8_lossy(&line?).contains(BARE_LINE) {
-            elapsed = Some(start.elapsed().as_secs_f64() * 1e3);
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        if let Some((_, said)) = line.split_once(BARE_LINE) {
+            let ms = start.elapsed().as_secs_f64() * 1e3;
+            let kernel_ms = clock(said).with_context(|| format!("the bare init does not say the kernel's clock: {line:?}"))?;
+            elapsed = Some(Bare { ms, kernel_ms });
             break;
         }
     }
     let _ = child.kill();
     child.wait()?;
     match elapsed {
-        Some(ms) => Ok(ms),
+        Some(bare) => Ok(bare),
         None => bail!("the bare boot ended without the line {BARE_LINE:?}"),
     }
+}
+
+/// What follows the bare init's line: ` at 123.4 ms`.
+fn clock(said: &str) -> Option<f64> {
+    said.trim_end().strip_prefix(" at ")?.strip_suffix(" ms")?.parse().ok()
 }
 
 fn rss_kib(program: &str) -> Result<u64> {
@@ -184,4 +205,15 @@ fn guest_in_use(log: &str) -> Result<u64> {
             .with_context(|| format!("{name} is not in the workload's output"))
     };
     Ok(value("MemTotal:")? - value("MemAvailable:")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clock;
+
+    #[test]
+    fn reads_the_kernels_clock() {
+        assert_eq!(clock(" at 123.4 ms\r"), Some(123.4));
+        assert_eq!((clock(""), clock(" at ms"), clock("at 1 ms")), (None, None, None));
+    }
 }

@@ -366,9 +366,7 @@ impl World {
 
     /// The phases of a pod, by `kata-cc timeline` from the shim's file.
     pub(crate) fn timeline(&self, sandbox: &str) -> Result<Vec<Phase>> {
-        let path = self.work.join("timeline").join(format!("{sandbox}.json"));
-        let json = run_with(Command::new(self.artifacts.bin("kata-cc")).args(["--json", "timeline"]).arg(&path))?;
-        let value: serde_json::Value = serde_json::from_str(&json)?;
+        let value = self.timeline_json(sandbox)?;
         let mut phases = Vec::new();
         for entry in value["phases"].as_array().context("the timeline has no phases")? {
             let name = entry["phase"].as_str().context("a phase without a name")?;
@@ -382,6 +380,13 @@ impl World {
             phases.push(Phase { phase, ms });
         }
         Ok(phases)
+    }
+
+    /// The same as the command says it.
+    pub(crate) fn timeline_json(&self, sandbox: &str) -> Result<serde_json::Value> {
+        let path = self.work.join("timeline").join(format!("{sandbox}.json"));
+        let json = run_with(Command::new(self.artifacts.bin("kata-cc")).args(["--json", "timeline"]).arg(&path))?;
+        serde_json::from_str(&json).context("the timeline is no JSON")
     }
 
     /// Encrypted layers of the good image.

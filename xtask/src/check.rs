@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -72,6 +72,15 @@ pub(crate) fn test(cx: &Context, profile: Profile, options: &TestOptions) -> Res
                 Outcome::Passed(ORACLE_CASES.into())
             }
         })
+    })?;
+    step(cx, &mut summary, "measurements of TDs against a second implementation", |summary| {
+        if Command::new("python3").arg("--version").output().is_err() {
+            return Ok(Outcome::Skipped("no python3".into()));
+        }
+        let compared = oracle::tdx::run(cx, oracle::seed_or_new(None)?, ORACLE_CASES)?;
+        println!("{}", compared.text);
+        compared.without.into_iter().for_each(|why| summary.skip(why));
+        Ok(Outcome::Passed(compared.launches))
     })?;
     if options.quick {
         summary.skip("--quick: fuzz targets, guest image, reproducibility, end-to-end tests".into());

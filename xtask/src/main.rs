@@ -89,7 +89,7 @@ enum Command {
     Fmt,
     /// Throw inputs at every parser of untrusted bytes
     Fuzz(fuzz::Args),
-    /// Compare launch digests with those of sev-snp-measure, on random launches
+    /// Compare launch digests with those of sev-snp-measure, and measurements of TDs with a second implementation, on random launches
     Oracle {
         /// Repeat a run
         #[arg(long)]
@@ -158,7 +158,12 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Check => check::clippy(&cx)?,
         Command::Fmt => check::fmt(&cx)?,
         Command::Fuzz(args) => println!("{} fuzz targets found nothing", fuzz::run(&cx, &args)?),
-        Command::Oracle { seed, cases } => println!("{}", oracle::run(&cx, seed, cases)?),
+        Command::Oracle { seed, cases } => {
+            println!("{}", oracle::run(&cx, seed, cases)?);
+            let compared = oracle::tdx::run(&cx, oracle::seed_or_new(seed)?, cases)?;
+            println!("{}", compared.text);
+            compared.without.into_iter().for_each(|why| println!("SKIPPED: {why}"));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,8 @@
 //! Launch digests compared with those of `sev-snp-measure`, an independent implementation, on random launches.
 //!
-//! Launches that make no sense are among them on purpose: there both must refuse.
+//! Launches that make no sense are among them on purpose: there both must refuse. [`tdx`] does the same for TDs.
+
+pub(crate) mod tdx;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,16 +41,19 @@ pub(crate) fn prepare(cx: &Context) -> Result<Result<PathBuf, String>> {
     Ok(python::environment(cx, PACKAGE)?.map(|environment| environment.join("bin/python3")))
 }
 
+/// The seed to repeat, or one of this moment.
+pub(crate) fn seed_or_new(seed: Option<u64>) -> Result<u64> {
+    let now = || anyhow::Ok(u64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_micros())?);
+    seed.map_or_else(now, Ok)
+}
+
 /// Compares so many launches; says what was compared.
 pub(crate) fn run(cx: &Context, seed: Option<u64>, cases: u32) -> Result<String> {
     let python = match prepare(cx)? {
         Ok(python) => python,
         Err(why) => bail!("{why}"),
     };
-    let seed = match seed {
-        Some(seed) => seed,
-        None => u64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_micros())?,
-    };
+    let seed = seed_or_new(seed)?;
     let mut random = Random(seed);
     let dir = tempfile::tempdir()?;
     let mut launches: Vec<_> = (0..cases).map(|n| random_launch(&mut random, dir.path(), n)).collect::<Result<_>>()?;

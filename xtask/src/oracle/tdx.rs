@@ -171,8 +171,8 @@ fn random_launch(random: &mut Random, dir: &Path, n: u32) -> Result<Launch> {
         kernel,
         initrd,
         append: (0..append).map(|_| char::from(b' ' + random.below(95) as u8)).collect(),
-        // Around the split at 2816 MiB as often as anywhere else, and too little for some firmware.
-        memory: if random.one_in(3) { 2800 + random.below(32) } else { 16 + random.below(1 << 14) },
+        // At the split at 2816 MiB as often as anywhere else, and too little for some firmware.
+        memory: if random.one_in(3) { 2814 + random.below(4) } else { 16 + random.below(1 << 14) },
         order: PageOrder::ALL[random.below(2) as usize].as_str(),
         edk2: Edk2::ALL[random.below(4) as usize].as_str(),
         filled_in: random.one_in(2),

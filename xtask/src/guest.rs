@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use kata_cc_firmware::initrd::{Archive, ImageKind, LABEL_PATH, Label, Node};
+use kata_cc_firmware::kernel::PATCHES;
 use kata_cc_firmware::sim_firmware;
 use sha2::{Digest, Sha256};
 
@@ -64,6 +65,7 @@ pub(crate) fn contents(cx: &Context, source: &Path, target: &Path) -> Result<Fil
         version: VERSION,
         kernel_source: kernel.source,
         kernel_config_sha256: sha256_of(&config)?.0,
+        kernel_patches_sha256: PATCHES.iter().map(|(name, patch)| (*name, hex::encode(Sha256::digest(patch)))).collect(),
         rustc: process::output(Command::new("rustc").arg("--version").current_dir(source))?.trim().to_owned(),
     };
     let kernel = read(&kernel.image)?;

@@ -63,6 +63,8 @@ pub(crate) struct Origin {
     pub(crate) kernel_source: String,
     /// SHA-256 of the kernel's complete configuration.
     pub(crate) kernel_config_sha256: String,
+    /// SHA-256 of each change to that source, by file name.
+    pub(crate) kernel_patches_sha256: BTreeMap<&'static str, String>,
     /// As the compiler says it.
     pub(crate) rustc: String,
 }
@@ -189,7 +191,13 @@ mod tests {
     }
 
     fn origin() -> Origin {
-        Origin { version: "1", kernel_source: "linux 1".into(), kernel_config_sha256: "00".into(), rustc: "rustc 1".into() }
+        Origin {
+            version: "1",
+            kernel_source: "linux 1".into(),
+            kernel_config_sha256: "00".into(),
+            kernel_patches_sha256: BTreeMap::new(),
+            rustc: "rustc 1".into(),
+        }
     }
 
     #[track_caller]

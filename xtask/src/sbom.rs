@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use kata_cc_firmware::kernel::PATCHES;
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -129,11 +130,14 @@ pub(crate) fn document(parts: &Parts<'_>, crates: &[Crate]) -> Result<Vec<u8>> {
     let sha256 = |content: &str| json!([{ "alg": "SHA-256", "content": content }]);
     let (package, version) = origin.kernel_source.split_once(' ').context("a kernel's source has a name and a version")?;
     let rustc = origin.rustc.split(' ').nth(1).context("rustc says its version")?;
+    // The whole text: whoever reads the document sees what was changed.
+    let patches = PATCHES.iter().map(|(_, patch)| json!({ "type": "unofficial", "diff": { "text": { "content": patch } } }));
     let mut components = vec![
         json!({
             "type": "operating-system", "bom-ref": "kernel", "name": "linux", "version": version, "purl": format!("pkg:deb/debian/{package}@{version}"),
             "licenses": [{ "expression": "GPL-2.0-only WITH Linux-syscall-note" }],
             "hashes": sha256(&hex::encode(Sha256::digest(kernel))),
+            "pedigree": { "patches": patches.collect::<Vec<_>>() },
             "properties": [{ "name": "kata-cc:kernel-config-sha256", "value": origin.kernel_config_sha256 }],
         }),
         json!({
@@ -228,7 +232,13 @@ source = "git+https://example.com/git"
     const TREE: &str = "kata-cc-agent v0.1.0 (/some/where)\tApache-2.0\nold v1.0.0+x\tMIT/Apache-2.0\nold v1.0.0+x\tMIT/Apache-2.0 (*)\n";
 
     fn origin() -> Origin {
-        Origin { version: "1", kernel_source: "linux-source 6".into(), kernel_config_sha256: "cc".into(), rustc: "rustc 1.2.3 (x)".into() }
+        Origin {
+            version: "1",
+            kernel_source: "linux-source 6".into(),
+            kernel_config_sha256: "cc".into(),
+            kernel_patches_sha256: BTreeMap::new(),
+            rustc: "rustc 1.2.3 (x)".into(),
+        }
     }
 
     fn made(crates: &[Crate], agent: &[u8]) -> Value {
@@ -251,6 +261,14 @@ source = "git+https://example.com/git"
         assert!(agent.get("purl").is_none());
         assert_eq!(component(&document, "linux")["purl"], "pkg:deb/debian/linux-source@6");
         assert!(!document.to_string().contains("/some/where"));
+    }
+
+    #[test]
+    fn the_kernel_comes_with_what_was_changed_in_it() {
+        let document = made(&read(TREE, LOCK).unwrap(), b"agent");
+        let patches = component(&document, "linux")["pedigree"]["patches"].as_array().unwrap();
+        let texts: Vec<_> = patches.iter().map(|patch| patch["diff"]["text"]["content"].as_str().unwrap()).collect();
+        assert_eq!(texts, PATCHES.map(|(_, text)| text));
     }
 
     #[test]

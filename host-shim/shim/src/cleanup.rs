@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use containerd_shim_protos::protobuf::{Message as _, MessageField};
 use containerd_shim_protos::shim::shim::DeleteResponse;
-use kata_cc_vmm::plan::SandboxId;
+use kata_cc_vmm::request::SandboxId;
 use kata_cc_vmm::run_dir::RunDir;
 
 use crate::args::Flags;

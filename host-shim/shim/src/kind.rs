@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use kata_cc_agent_protocol::{ANNOTATION_CONTAINER_TYPE, CONTAINER_TYPE_CONTAINER, CONTAINER_TYPE_SANDBOX};
-use kata_cc_vmm::plan::{CpuLimit, PlanError, SandboxId};
+use kata_cc_vmm::plan::PlanError;
+use kata_cc_vmm::request::{CpuLimit, SandboxId};
 
 const CRI_TYPE: &str = "io.kubernetes.cri.container-type";
 const CRI_SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";

@@ -12,7 +12,8 @@ use kata_cc_agent_protocol::rpc::agent::{
 };
 use kata_cc_policy::initdata::Initdata;
 use kata_cc_vmm::config::Config;
-use kata_cc_vmm::plan::{CpuLimit, Host, INITDATA_ANNOTATION, InitdataDigest, LaunchPlan, PodRequest, SandboxId, Vsock, plan};
+use kata_cc_vmm::plan::{INITDATA_ANNOTATION, LaunchPlan, Vsock, plan};
+use kata_cc_vmm::request::{CpuLimit, Host, InitdataDigest, PodRequest, SandboxId};
 use kata_cc_vmm::run::{Inherited, Qemu, ReadyListener, VmExit, Vmm as _, reserve_vsock, vhost_net};
 use kata_cc_vmm::run_dir::RunDir;
 use protobuf::MessageField;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kata_cc_agent_protocol::rpc::agent::GetDiagnosticDataRequest;
-use kata_cc_vmm::plan::SandboxId;
+use kata_cc_vmm::request::SandboxId;
 use tokio::sync::watch;
 
 use crate::agent::{Agent, within};

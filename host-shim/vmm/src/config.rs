@@ -340,7 +340,7 @@ impl Config {
         Ok(())
     }
 
-    /// Reads the ID block that the class names, for [`crate::plan::PodRequest::id_block`].
+    /// Reads the ID block that the class names, for [`crate::request::PodRequest::id_block`].
     ///
     /// # Errors
     ///

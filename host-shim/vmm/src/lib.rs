@@ -1,6 +1,6 @@
 //! From a pod's request to a running virtual machine.
 //!
-//! Planning is pure: [`plan::plan`] turns a [`config::Config`] and a [`plan::PodRequest`] into a [`plan::LaunchPlan`], a plain value that says
+//! Planning is pure: [`plan::plan`] turns a [`config::Config`] and a [`request::PodRequest`] into a [`plan::LaunchPlan`], a plain value that says
 //! everything about the machine; [`qemu::command`] turns the plan into a command line, purely too. Only [`run`] starts processes.
 //!
 //! Nothing here is trusted by the guest. What this crate gets wrong shows in the launch measurement, and the pod does not get its keys.
@@ -14,6 +14,7 @@ pub mod cpus;
 pub mod plan;
 pub mod qemu;
 pub mod qmp;
+pub mod request;
 pub mod run;
 pub mod run_dir;
 pub mod tee;

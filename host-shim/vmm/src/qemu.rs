@@ -148,8 +148,9 @@ pub fn vsock_helper(cid: u32, device_socket: &std::path::Path, socket: &std::pat
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::plan::plan;
     use crate::plan::tests::{config, request};
-    use crate::plan::{Host, plan};
+    use crate::request::Host;
 
     fn line(config: &Config, nics: &[&str]) -> String {
         let mut request = request();

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::plan::SandboxId;
+use crate::request::SandboxId;
 
 const PROCESSES: &str = "processes";
 /// A record is some forty bytes, a pod has three processes.

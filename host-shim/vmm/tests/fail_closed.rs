@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use kata_cc_vmm::config::Config;
-use kata_cc_vmm::plan::{HYPERVISOR_PREFIX, Host, INITDATA_ANNOTATION, InitdataDigest, PodRequest, plan};
+use kata_cc_vmm::plan::{HYPERVISOR_PREFIX, INITDATA_ANNOTATION, plan};
 use kata_cc_vmm::qemu;
+use kata_cc_vmm::request::{Host, InitdataDigest, PodRequest};
 
 /// Each protection and what of it must be on the command line.
 const PROTECTIONS: [(&str, &[&str]); 3] = [

@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 
 use kata_cc_vmm::config::Config;
 use kata_cc_vmm::cpu_model::CpuModel;
-use kata_cc_vmm::plan::{Host, InitdataDigest, LaunchPlan, PodRequest, plan};
+use kata_cc_vmm::plan::{LaunchPlan, plan};
 use kata_cc_vmm::qemu;
 use kata_cc_vmm::qmp::Qmp;
+use kata_cc_vmm::request::{Host, InitdataDigest, PodRequest};
 use kata_cc_vmm::run::{Exit, Process};
 use kata_cc_vmm::run_dir::RunDir;
 use kata_cc_vmm::tee::TeeKind;

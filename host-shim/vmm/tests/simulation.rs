@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used)] // helpers of tests: to panic is to fail
 
 use kata_cc_vmm::config::Config;
-use kata_cc_vmm::plan::{CpuLimit, Host, InitdataDigest, PodRequest, plan};
+use kata_cc_vmm::plan::plan;
 use kata_cc_vmm::qemu;
+use kata_cc_vmm::request::{CpuLimit, Host, InitdataDigest, PodRequest};
 
 /// QEMU's options of a pod under a class of these lines, each with its value.
 fn options(class: &str, host: Host) -> Vec<String> {

@@ -13,8 +13,9 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use kata_cc_policy::Initdata;
 use kata_cc_vmm::config::{Config, DEFAULT_PATH, PATH_VARIABLE};
-use kata_cc_vmm::plan::{Host, INITDATA_ANNOTATION, InitdataDigest, LaunchPlan, Mac, PodRequest, plan};
+use kata_cc_vmm::plan::{INITDATA_ANNOTATION, LaunchPlan, plan};
 use kata_cc_vmm::qemu;
+use kata_cc_vmm::request::{Host, InitdataDigest, Mac, PodRequest};
 use kata_cc_vmm::tee::TeeKind;
 
 use crate::files;

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use kata_cc_agent_protocol::rpc::types;
-use kata_cc_vmm::plan::Mac;
+use kata_cc_vmm::request::Mac;
 
 /// Why the pod's network cannot be had.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use futures::TryStreamExt as _;
 use kata_cc_agent_protocol::rpc::types;
-use kata_cc_vmm::plan::Mac;
+use kata_cc_vmm::request::Mac;
 use protobuf::MessageField;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressScope};

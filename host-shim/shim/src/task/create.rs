@@ -10,7 +10,7 @@ use kata_cc_agent_protocol::rpc::agent::{CreateContainerRequest, Storage};
 use kata_cc_agent_protocol::rpc::oci as wire;
 use kata_cc_agent_protocol::{ANNOTATION_IMAGE_NAME, CONTAINER_DIR, DRIVER_IMAGE_GUEST_PULL};
 use kata_cc_vmm::config::Config;
-use kata_cc_vmm::plan::SandboxId;
+use kata_cc_vmm::request::SandboxId;
 use protobuf::MessageField;
 use serde_json::json;
 

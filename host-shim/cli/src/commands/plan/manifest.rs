@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, bail};
-use kata_cc_vmm::plan::CpuLimit;
+use kata_cc_vmm::request::CpuLimit;
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -104,7 +104,7 @@ fn refuses_guest_launched_with_other_initdata() {
 }
 
 #[test]
-fn refuses_report_of_another_privilege_level() {
+fn ac_09_refuses_report_of_another_privilege_level() {
     for vmpl in [1, 2, 3, u32::MAX] {
         assert_eq!(refusal(|w| w.report.vmpl = vmpl), SnpError::Vmpl { found: vmpl });
     }

@@ -21,8 +21,21 @@ const PROTECTIONS: [(&str, &[&str]); 3] = [
 const NEVER: [&str; 14] =
     ["-gdb", "-s", "-qmp", "-monitor", "-d", "-D", "-trace", "-incoming", "-loadvm", "-drive", "-virtfs", "-fsdev", "-plugin", "-vnc"];
 /// Parts of arguments that no plan of a real TEE has.
-const NEVER_WITHIN: [&str; 11] =
-    ["share=on", "accel=tcg", "vfio", "ivshmem", "virtio-9p", "vhost-user", "pvpanic", "isa-debug", "debug", "x-igd", "pc-dimm"];
+const NEVER_WITHIN: [&str; 13] = [
+    "share=on",
+    "accel=tcg",
+    "vfio",
+    "ivshmem",
+    "virtio-9p",
+    "vhost-user",
+    "pvpanic",
+    "isa-debug",
+    "debug",
+    "x-igd",
+    "pc-dimm",
+    "pmem",
+    "nvdimm",
+];
 
 const FILES: [(&str, &str); 3] = [("firmware", "/f"), ("kernel", "/k"), ("initrd", "/i")];
 
@@ -58,6 +71,12 @@ fn assert_protected(tee: &str, needed: &[&str], words: &[String], case: &str) {
         assert!(NEVER_WITHIN.iter().all(|part| !word.contains(part)), "{tee}, {case}: {word}");
     }
     assert_eq!(words.iter().filter(|word| *word == "-machine").count(), 1, "{tee}, {case}: {line}");
+    // AC-14, AC-15: there is no root image and no hash of one; the one disk has the initdata, and nobody writes to it.
+    let disks: Vec<_> = words.windows(2).filter(|pair| pair[0] == "-blockdev").map(|pair| pair[1].as_str()).collect();
+    assert!(
+        !disks.is_empty() && disks.iter().all(|disk| disk.contains("initdata") && disk.contains("read-only=on")),
+        "{tee}, {case}: {line}"
+    );
     // The only monitor is ours, on a descriptor that nobody else can open.
     let monitors: Vec<_> = words.windows(2).filter(|pair| pair[0] == "-mon").map(|pair| pair[1].as_str()).collect();
     assert_eq!(monitors, ["chardev=qmp,mode=control"], "{tee}, {case}: {line}");

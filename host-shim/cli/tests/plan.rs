@@ -203,3 +203,41 @@ fn an_id_block_is_made_for_a_class_and_planned_with_it() {
         assert!(!dir.path().join("block").exists() && !dir.path().join("auth").exists());
     }
 }
+
+#[test]
+fn a_pod_is_measured_to_what_the_id_block_of_its_class_says_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    write_pod(dir.path(), &[(ANNOTATION, &initdata().to_annotation())]);
+    std::fs::write(path("fw"), firmware::smallest()).unwrap();
+    std::fs::write(path("kernel"), b"kernel").unwrap();
+    std::fs::write(path("initrd"), b"initrd").unwrap();
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().serialize_pem();
+    std::fs::write(path("id.pem"), key).unwrap();
+    let class = |more: &str| {
+        let text = format!("tee = \"snp\"\nfirmware = {:?}\nkernel = {:?}\ninitrd = {:?}\n", path("fw"), path("kernel"), path("initrd"));
+        std::fs::write(path("class.toml"), text + more).unwrap();
+    };
+    let measured = || {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_kata-cc"));
+        program.env("KATA_CC_CONFIG", path("class.toml")).args(["measure", "pod"]).arg(path("pod.yaml")).output().unwrap()
+    };
+    class("");
+    let without = measured();
+    assert!(without.status.success(), "{}", String::from_utf8_lossy(&without.stderr));
+    // The command that it says can be run as it is, and with more.
+    let said = String::from_utf8(without.stderr).unwrap();
+    let command = said.split_once("kata-cc measure snp").unwrap().1.trim_end();
+    let more = format!("--id-block {} --id-auth {} --id-key {}", path("block"), path("auth"), path("id.pem"));
+    let line = format!("{} measure snp {command} {more}", env!("CARGO_BIN_EXE_kata-cc"));
+    let signed = Command::new("sh").args(["-c", &line]).output().unwrap();
+    assert!(signed.status.success(), "{}", String::from_utf8_lossy(&signed.stderr));
+    assert_eq!(signed.stdout, without.stdout);
+
+    class(&format!("[snp]\nid_block = {:?}\nid_auth = {:?}\n", path("block"), path("auth")));
+    let same = measured();
+    assert!(same.status.success(), "{}", String::from_utf8_lossy(&same.stderr));
+    assert_eq!(same.stdout, without.stdout);
+    std::fs::write(path("initrd"), b"another").unwrap();
+    assert_refused(&measured(), "are others than those of that digest");
+}

@@ -72,6 +72,10 @@ fn words(plan: &LaunchPlan) -> anyhow::Result<Vec<OsString>> {
         words.extend(["--initrd".into(), initrd.into()]);
     }
     words.extend(["--append".into(), plan.cmdline.clone().into()]);
+    // SNP starts a guest with an ID block only if it measures to what the block says.
+    if let Some(block) = &plan.id_block {
+        words.extend(["--expect".into(), hex::encode(block.launch_digest()).into()]);
+    }
     Ok(words)
 }
 

@@ -38,27 +38,34 @@ pub(crate) fn build(cx: &Context) -> Result<Kernel> {
     let image = place.join("vmlinuz");
     if !image.is_file() {
         eprintln!("building the guest kernel: {source}; {tools}");
-        make(cx, &place)?;
+        make(cx, &cx.cache("build").join(LINUX_SOURCE), &place)?;
         write_whole(&place.join("made-of.txt"), format!("{source}\n{tools}\nrecipe {RECIPE}\n").as_bytes())?;
     }
     Ok(Kernel { image, source })
 }
 
-fn make(cx: &Context, place: &Path) -> Result<()> {
+/// The kernel once more, in a directory of another name and length; where it was left.
+pub(crate) fn again(cx: &Context) -> Result<PathBuf> {
+    let place = cx.cache("build").join("other-kernel");
+    make(cx, &cx.cache("build").join("a-kernel-in-another-place"), &place)?;
+    Ok(place.join("vmlinuz"))
+}
+
+/// Builds it in `tree`, which is gone afterwards, and leaves kernel and configuration in `place`.
+fn make(cx: &Context, tree: &Path, place: &Path) -> Result<()> {
     let archive = PathBuf::from(format!("/usr/src/{LINUX_SOURCE}.tar.xz"));
-    let tree = cx.cache("build").join(LINUX_SOURCE);
     if tree.exists() {
-        fs::remove_dir_all(&tree).with_context(|| format!("cannot remove {}", tree.display()))?;
+        fs::remove_dir_all(tree).with_context(|| format!("cannot remove {}", tree.display()))?;
     }
-    fs::create_dir_all(&tree)?;
+    fs::create_dir_all(tree)?;
     let mut tar = Command::new("tar");
-    cx.run.logged("unpack the kernel's source", tar.arg("-xJf").arg(&archive).arg("--strip-components=1").arg("-C").arg(&tree))?;
+    cx.run.logged("unpack the kernel's source", tar.arg("-xJf").arg(&archive).arg("--strip-components=1").arg("-C").arg(tree))?;
     for (name, patch) in config::PATCHES {
         let file = tree.join(name);
         write_whole(&file, patch.as_bytes())?;
         let mut command = Command::new("patch");
         // A patch that fits only roughly would change something else than what was reviewed.
-        command.current_dir(&tree).args(["--strip=1", "--forward", "--batch", "--fuzz=0", "--input"]).arg(&file);
+        command.current_dir(tree).args(["--strip=1", "--forward", "--batch", "--fuzz=0", "--input"]).arg(&file);
         cx.run.logged(&format!("apply {name}"), &mut command)?;
     }
     // The configuration this program was built with, not whatever the file says by now: the key names that one.
@@ -66,7 +73,7 @@ fn make(cx: &Context, place: &Path) -> Result<()> {
     write_whole(&fragment, config::X86_64.as_bytes())?;
     let kbuild = |target: &str| {
         let mut make = Command::new("make");
-        make.current_dir(&tree).arg(target);
+        make.current_dir(tree).arg(target);
         // Nothing of the caller's may steer the build, and nothing of this machine or moment may get into it.
         make.env_clear();
         for name in ["PATH", "HOME", "TMPDIR"] {
@@ -97,5 +104,5 @@ fn make(cx: &Context, place: &Path) -> Result<()> {
     write_whole(&place.join("config"), resulting.as_bytes())?;
     write_whole(&place.join("vmlinuz"), &image)?;
     // Gigabytes that nobody needs again.
-    fs::remove_dir_all(&tree).with_context(|| format!("cannot remove {}", tree.display()))
+    fs::remove_dir_all(tree).with_context(|| format!("cannot remove {}", tree.display()))
 }

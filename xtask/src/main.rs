@@ -52,12 +52,12 @@ enum Command {
         /// Copy the result here as well
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
-        /// Build everything but the kernel twice, in two places, and compare byte for byte: initrds, SBOM, manifests.
-        ///
-        /// The kernel takes too long to be built twice by default. To compare it, build it elsewhere: run `cargo xtask image` from another checkout
-        /// with another KATA_CC_CACHE, and compare vmlinuz in the two manifests.
+        /// Build everything but the kernel twice, in two places, and compare byte for byte: initrds, SBOM, manifests
         #[arg(long)]
         verify: bool,
+        /// Build the kernel a second time too, which takes longer than all else, and compare
+        #[arg(long)]
+        verify_kernel: bool,
     },
     /// Build the host binaries
     Build {
@@ -138,10 +138,13 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Setup { dry_run: true } => setup::report(&cx)?,
         Command::Setup { dry_run: false } => setup::all(&cx)?,
-        Command::Image { out, verify } => {
+        Command::Image { out, verify, verify_kernel } => {
             let artifacts = guest::image(&cx)?;
             if verify {
                 repro::check(&cx)?;
+            }
+            if verify_kernel {
+                repro::check_kernel(&cx)?;
             }
             if let Some(out) = out {
                 artifacts.copy_guest(&out)?;

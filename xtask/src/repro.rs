@@ -1,5 +1,5 @@
 //! Whether the image depends on the source alone: initrds, SBOM and manifests, made again from a copy of the checkout in another place, with
-//! other build directories, must be the same bytes. The kernel is not built a second time: it takes longer than all else.
+//! other build directories, must be the same bytes. The kernel, which takes longer than all else, is asked for by itself.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::artifacts::Artifacts;
 use crate::context::Context;
-use crate::{guest, manifest, process};
+use crate::{guest, kernel, manifest, process};
 
 /// Builds everything but the kernel a second time and compares it with what is in the artifact directory.
 pub(crate) fn check(cx: &Context) -> Result<()> {
@@ -45,6 +45,18 @@ pub(crate) fn check(cx: &Context) -> Result<()> {
         eprintln!("    {name}: the same bytes from another place");
     }
     remove(&elsewhere)
+}
+
+/// Builds the kernel a second time and compares it with what is in the artifact directory.
+pub(crate) fn check_kernel(cx: &Context) -> Result<()> {
+    let other = kernel::again(cx)?;
+    let image = Artifacts::of(cx).guest().join(manifest::KERNEL);
+    let read = |path: &PathBuf| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    if read(&image)? != read(&other)? {
+        bail!("{} is not reproducible: {} and {} differ", manifest::KERNEL, image.display(), other.display());
+    }
+    eprintln!("    {}: the same bytes from another place", manifest::KERNEL);
+    remove(&other.with_file_name(""))
 }
 
 fn remove(dir: &PathBuf) -> Result<()> {

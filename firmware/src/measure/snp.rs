@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use chain::LaunchDigest;
 pub use cpu::{CpuModel, CpuSignature, UnknownCpuModel};
-pub use firmware::{FirmwareError, SectionKind, SnpFirmware};
+pub use firmware::{FirmwareError, HashTableError, SectionKind, SnpFirmware};
 pub use hashes::KernelHashes;
 pub use range::CpuDigests;
 pub use vmsa::{UnknownVmm, Vmm};
@@ -122,7 +122,10 @@ impl SnpFirmware {
     }
 
     fn add_sections(&self, chain: &mut Chain, launch: &SnpVcpus<'_>) -> Result<(), MeasureError> {
-        let mut hashed = false;
+        let page = match launch.kernel {
+            None => None,
+            Some(hashes) => Some(hashes.page(self.hash_table_offset()?).expect("an offset is one where the table fits")),
+        };
         for section in self.sections() {
             let (gpa, size) = (section.gpa(), section.size());
             match section.kind() {
@@ -132,16 +135,9 @@ impl SnpFirmware {
                 // EC2 gives the CPUID page after everything else.
                 SectionKind::Cpuid if launch.vmm == Vmm::Ec2 => {}
                 SectionKind::Cpuid => chain.pages(PageType::Cpuid, gpa, PAGE),
-                SectionKind::KernelHashes => match launch.kernel {
+                SectionKind::KernelHashes => match &page {
                     None => chain.pages(PageType::Zero, gpa, size),
-                    Some(hashes) => {
-                        let table = self.hash_table_gpa().ok_or(MeasureError::NoHashTable)?;
-                        let offset = table.checked_sub(gpa).filter(|_| size == PAGE).and_then(|o| usize::try_from(o).ok());
-                        let page =
-                            offset.and_then(|o| hashes.page(o)).ok_or(MeasureError::HashTableOutside { table, section: gpa, size })?;
-                        chain.normal(gpa, &page);
-                        hashed = true;
-                    }
+                    Some(page) => chain.normal(gpa, page),
                 },
             }
         }
@@ -149,9 +145,6 @@ impl SnpFirmware {
             for section in self.sections().iter().filter(|s| s.kind() == SectionKind::Cpuid) {
                 chain.pages(PageType::Cpuid, section.gpa(), PAGE);
             }
-        }
-        if launch.kernel.is_some() && !hashed {
-            return Err(MeasureError::NoKernelHashesSection);
         }
         Ok(())
     }
@@ -232,9 +225,9 @@ pub enum MeasureError {
         "Kernel specified but OVMF metadata doesn't include SNP_KERNEL_HASHES section: this firmware would boot any kernel; use the AmdSev build of OVMF"
     )]
     NoKernelHashesSection,
-    /// The firmware has the section but not the pointer into it.
-    #[error("the firmware has a SNP_KERNEL_HASHES section but no SEV_HASH_TABLE_RV entry, so a VMM would not know where to put the hashes")]
-    NoHashTable,
+    /// The firmware has the section but no usable pointer into it.
+    #[error(transparent)]
+    HashTable(#[from] HashTableError),
     /// Pointer and section contradict each other.
     #[error(
         "the firmware's SEV hash table at {table:#x} does not fit the SNP_KERNEL_HASHES section at {section:#x}, {size:#x} bytes (expected one page that holds it)"

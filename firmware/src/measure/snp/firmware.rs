@@ -4,6 +4,7 @@
 //! [`crate::footer`]. The image is mapped so that it ends at 4 GiB.
 //!
 //! Invariant: every section of a [`SnpFirmware`] is whole pages, below the image, of a known kind, and overlaps no other.
+//! Invariant: a kernel is measured only with a firmware that QEMU gives its hashes to, and that wants them measured.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,7 +12,8 @@ use std::path::Path;
 
 use super::MeasureError;
 use super::chain::{Chain, LaunchDigest};
-use crate::footer::{Footer, FooterError, PAGE, SEV_ES_RESET, SEV_HASH_TABLE, SEV_METADATA};
+use super::hashes::PADDED_TABLE_LEN;
+use crate::footer::{Footer, FooterError, PAGE, PAGE_LEN, SEV_ES_RESET, SEV_HASH_TABLE, SEV_METADATA};
 use crate::measure::sections::{FOUR_GIB, Form, MAX_FIRMWARE_BYTES, TableError, check_size, u32_at};
 
 /// Sections are a few hundred KiB in OVMF. Each page costs a hash, and an image may be anyone's.
@@ -97,7 +99,7 @@ pub struct SnpFirmware {
     image_digest: LaunchDigest,
     sections: Vec<Section>,
     ap_reset: u32,
-    hash_table: Option<u64>,
+    hash_table: Result<u64, HashTableError>,
 }
 
 impl SnpFirmware {
@@ -121,7 +123,7 @@ impl SnpFirmware {
         let base = base_of(image)?;
         let footer = Footer::read(image)?;
         let ap_reset = footer.get_u32(SEV_ES_RESET).ok_or(FirmwareError::NoResetBlock)?;
-        let hash_table = footer.get_u32(SEV_HASH_TABLE).filter(|gpa| *gpa != 0).map(u64::from);
+        let hash_table = hash_table(&footer);
         // An image without metadata is launched without sections, as VMMs do; it then takes no kernel hashes.
         let sections = match footer.get_u32(SEV_METADATA) {
             None => Vec::new(),
@@ -154,19 +156,37 @@ impl SnpFirmware {
         &self.sections
     }
 
-    /// Whether the firmware checks kernel, initrd and command line against measured hashes.
+    /// Whether the firmware checks kernel, initrd and command line against measured hashes. [`Self::hash_table_offset`] says why not.
     #[must_use]
     pub fn checks_kernel(&self) -> bool {
-        self.hash_table.is_some() && self.sections.iter().any(|s| s.kind == SectionKind::KernelHashes)
+        self.hash_table_offset().is_ok()
     }
 
-    /// Where further vCPUs start; 0 is nowhere.
-    pub(super) const fn ap_reset(&self) -> u32 {
+    /// Where in the page of kernel hashes the VMM's table begins, in bytes.
+    ///
+    /// # Errors
+    /// When a VMM could not launch the image with kernel hashes, or the image would boot any kernel.
+    pub fn hash_table_offset(&self) -> Result<usize, MeasureError> {
+        let mut pages = self.sections.iter().filter(|section| section.kind == SectionKind::KernelHashes).peekable();
+        if pages.peek().is_none() {
+            return Err(MeasureError::NoKernelHashesSection);
+        }
+        let table = self.hash_table.clone()?;
+        let mut offset = 0;
+        for &Section { gpa: section, size, .. } in pages {
+            offset = table
+                .checked_sub(section)
+                .and_then(|offset| usize::try_from(offset).ok())
+                .filter(|offset| size == PAGE && *offset <= PAGE_LEN - PADDED_TABLE_LEN)
+                .ok_or(MeasureError::HashTableOutside { table, section, size })?;
+        }
+        Ok(offset)
+    }
+
+    /// Where further vCPUs start, as a guest physical address; 0 is nowhere.
+    #[must_use]
+    pub const fn ap_reset(&self) -> u32 {
         self.ap_reset
-    }
-
-    pub(super) const fn hash_table_gpa(&self) -> Option<u64> {
-        self.hash_table
     }
 }
 
@@ -174,6 +194,21 @@ impl SnpFirmware {
 fn base_of(image: &[u8]) -> Result<u64, FirmwareError> {
     check_size(image)?;
     Ok(FOUR_GIB - image.len() as u64)
+}
+
+/// Where the firmware expects the table of kernel hashes. QEMU (`sev_add_kernel_loader_hashes`) refuses an address of 0 and an area
+/// that its padded table does not fit; it does not look at the entry's length, so that with another it would read something else.
+fn hash_table(footer: &Footer<'_>) -> Result<u64, HashTableError> {
+    let entry = footer.get(SEV_HASH_TABLE).ok_or(HashTableError::Absent)?;
+    let &[g0, g1, g2, g3, s0, s1, s2, s3] = entry else { return Err(HashTableError::Entry { found: entry.len() }) };
+    let (gpa, size) = (u32::from_le_bytes([g0, g1, g2, g3]), u32::from_le_bytes([s0, s1, s2, s3]));
+    if gpa == 0 {
+        return Err(HashTableError::NoAddress);
+    }
+    if (size as usize) < PADDED_TABLE_LEN {
+        return Err(HashTableError::Small { size });
+    }
+    Ok(gpa.into())
 }
 
 fn sections(image: &[u8], base: u64, from_end: u32) -> Result<Vec<Section>, FirmwareError> {
@@ -237,6 +272,32 @@ pub enum FirmwareError {
     },
 }
 
+/// Why a VMM could not give the hashes of a kernel to an image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HashTableError {
+    /// The footer table does not have the entry.
+    #[error("the firmware has a SNP_KERNEL_HASHES section but no SEV_HASH_TABLE_RV entry, so a VMM would not know where to put the hashes")]
+    Absent,
+    /// The entry is something else than an address and a size.
+    #[error("the firmware's SEV_HASH_TABLE_RV entry has {found} bytes; expected 8, an address and a size: a VMM would read other numbers")]
+    Entry {
+        /// Its length.
+        found: usize,
+    },
+    /// The entry is there, but empty.
+    #[error("the firmware's SEV_HASH_TABLE_RV entry has the address 0, which QEMU refuses with kernel-hashes=on")]
+    NoAddress,
+    /// The table that QEMU writes would not fit.
+    #[error(
+        "the firmware's SEV_HASH_TABLE_RV entry has room for {size} bytes of kernel hashes; QEMU's table has {PADDED_TABLE_LEN}, \
+         so it refuses this firmware with kernel-hashes=on"
+    )]
+    Small {
+        /// Bytes it has room for.
+        size: u32,
+    },
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -248,14 +309,18 @@ pub(super) mod tests {
         image_with(sections, None)
     }
 
-    /// The same with a place for the table of kernel hashes.
+    /// The same with a place for the table of kernel hashes, and room for a large one.
     pub(in crate::measure::snp) fn image_with(sections: &[(u32, u32, u32)], hash_table: Option<u32>) -> Vec<u8> {
+        let place = hash_table.map(|gpa| [gpa, 0x400].map(u32::to_le_bytes).concat());
+        image_with_entry(sections, place.as_deref())
+    }
+
+    /// The same with the entry's bytes.
+    pub(in crate::measure::snp) fn image_with_entry(sections: &[(u32, u32, u32)], hash_table: Option<&[u8]>) -> Vec<u8> {
         let descriptors = sections.iter().map(|(gpa, size, kind)| [*gpa, *size, *kind].map(u32::to_le_bytes).concat());
         let table = TABLE.build(&descriptors.collect::<Vec<_>>());
-        // Where the table is, and how large.
-        let place = hash_table.map(|gpa| [gpa, 0x400].map(u32::to_le_bytes).concat());
         let mut entries = vec![(SEV_ES_RESET, &[0x10, 0, 0, 0][..])];
-        entries.extend(place.as_deref().map(|place| (SEV_HASH_TABLE, place)));
+        entries.extend(hash_table.map(|place| (SEV_HASH_TABLE, place)));
         crate::measure::sections::tests::image(&table, SEV_METADATA, &entries)
     }
 

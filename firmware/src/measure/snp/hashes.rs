@@ -19,6 +19,8 @@ pub(super) const ENTRIES: [Guid; 3] = [CMDLINE, INITRD, KERNEL];
 
 const ENTRY_LEN: u16 = 16 + 2 + 32;
 const TABLE_LEN: u16 = 16 + 2 + 3 * ENTRY_LEN;
+/// What a VMM writes: QEMU pads the table to 16 bytes.
+pub(super) const PADDED_TABLE_LEN: usize = (TABLE_LEN as usize).next_multiple_of(16);
 
 /// SHA-256 of the three things a direct boot starts from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,8 +79,8 @@ impl KernelHashes {
     #[must_use]
     pub fn page(&self, offset: usize) -> Option<Box<[u8]>> {
         let mut page = vec![0; PAGE_LEN].into_boxed_slice();
-        // The VMM writes the table padded to 16 bytes; the padding must fit as well.
-        let room = page.get_mut(offset..)?.get_mut(..usize::from(TABLE_LEN).next_multiple_of(16))?;
+        // The padding must fit as well.
+        let room = page.get_mut(offset..)?.get_mut(..PADDED_TABLE_LEN)?;
         let mut table = Vec::with_capacity(usize::from(TABLE_LEN));
         table.extend(HEADER.to_bytes());
         table.extend(TABLE_LEN.to_le_bytes());
@@ -113,7 +115,7 @@ mod tests {
     #[test]
     fn table_fits_the_page_or_there_is_none() {
         let hashes = KernelHashes::of(b"k", None, "");
-        assert_eq!(TABLE_LEN, 168);
+        assert_eq!((TABLE_LEN, PADDED_TABLE_LEN), (168, 176));
         assert!(hashes.page(4096 - 176).is_some());
         assert!(hashes.page(4096 - 175).is_none());
         assert!(hashes.page(usize::MAX).is_none());

@@ -1,6 +1,6 @@
 //! What a host would change of a launch, and what becomes of the prediction. Attack cases by their numbers.
 
-use super::firmware::tests::image_with;
+use super::firmware::tests::{image_with, image_with_entry};
 use super::*;
 
 /// Kind of the section with the kernel hashes.
@@ -65,7 +65,7 @@ fn ac_03_a_firmware_that_would_check_no_kernel_is_not_measured_with_one() {
     let (checks, no_section) = measured(&[(0x3000, 0x1000, 1)], Some(0x3c00));
     assert!(!checks && matches!(no_section, Err(MeasureError::NoKernelHashesSection)), "{no_section:?}");
     let (checks, no_pointer) = measured(&[(0x3000, 0x1000, KERNEL_HASHES)], None);
-    assert!(!checks && matches!(no_pointer, Err(MeasureError::NoHashTable)), "{no_pointer:?}");
+    assert!(!checks && matches!(no_pointer, Err(MeasureError::HashTable(HashTableError::Absent))), "{no_pointer:?}");
 }
 
 #[test]
@@ -76,6 +76,47 @@ fn ac_04_a_table_that_does_not_fit_its_page_is_not_measured() {
         let refused = firmware(&[(0x3000, 0x1000, KERNEL_HASHES)], Some(table)).digest(&direct_boot(&hashes));
         assert!(matches!(refused, Err(MeasureError::HashTableOutside { .. })), "{table:#x}: {refused:?}");
     }
+}
+
+#[test]
+fn ac_04_an_area_that_qemu_could_not_fill_is_not_measured_with_a_kernel() {
+    let hashes = KernelHashes::of(b"k", None, "");
+    let entry = |gpa: u32, size: u32| [gpa, size].map(u32::to_le_bytes).concat();
+    let measured = |entry: &[u8]| {
+        let image = image_with_entry(&[(0x3000, 0x1000, KERNEL_HASHES)], Some(entry));
+        let firmware = SnpFirmware::parse(&image).unwrap();
+        // Without a kernel nothing is written there, and the image can be launched.
+        assert!(firmware.digest(&SnpVcpus { kernel: None, ..direct_boot(&hashes) }).is_ok());
+        let digest = firmware.digest(&direct_boot(&hashes));
+        assert_eq!(firmware.checks_kernel(), digest.is_ok());
+        digest
+    };
+    for size in [176, 0x400] {
+        assert!(measured(&entry(0x3c00, size)).is_ok(), "{size}");
+    }
+    let refuses = |bytes: &[u8], expected: HashTableError| match measured(bytes) {
+        Err(MeasureError::HashTable(found)) => assert_eq!(found, expected),
+        other => panic!("{bytes:?}: {other:?}"),
+    };
+    for size in [0, 168, 175] {
+        refuses(&entry(0x3c00, size), HashTableError::Small { size });
+    }
+    refuses(&entry(0, 0x400), HashTableError::NoAddress);
+    for found in [0, 4, 7, 9, 12] {
+        let bytes: Vec<u8> = entry(0x3c00, 0x400).into_iter().chain([0; 4]).take(found).collect();
+        refuses(&bytes, HashTableError::Entry { found });
+    }
+}
+
+#[test]
+fn ac_04_every_page_of_kernel_hashes_must_hold_the_table() {
+    let hashes = KernelHashes::of(b"k", None, "");
+    let two = firmware(&[(0x3000, 0x1000, KERNEL_HASHES), (0x5000, 0x1000, KERNEL_HASHES)], Some(0x3c00));
+    let refused = two.digest(&direct_boot(&hashes));
+    assert!(matches!(refused, Err(MeasureError::HashTableOutside { section: 0x5000, .. })), "{refused:?}");
+    let large = firmware(&[(0x3000, 0x2000, KERNEL_HASHES)], Some(0x3c00));
+    let refused = large.digest(&direct_boot(&hashes));
+    assert!(matches!(refused, Err(MeasureError::HashTableOutside { size: 0x2000, .. })), "{refused:?}");
 }
 
 #[test]

@@ -135,8 +135,7 @@ fn firmware(host: &Host<'_>, config: &Config) -> Check {
     };
     let problem = match config.tee {
         TeeKind::Snp => match SnpFirmware::parse(&image) {
-            Ok(firmware) if firmware.checks_kernel() => None,
-            Ok(_) => Some("has no SEV metadata with a table of kernel hashes, so kernel and initrd would not be measured".to_owned()),
+            Ok(firmware) => firmware.hash_table_offset().err().map(|why| format!("is not measured with a kernel: {why}")),
             Err(error) => Some(format!("is no firmware for SEV-SNP: {error}")),
         },
         TeeKind::Tdx => TdxFirmware::parse(&image).err().map(|error| format!("is no firmware for TDX: {error}")),

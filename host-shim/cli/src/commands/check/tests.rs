@@ -348,6 +348,7 @@ fn each_fault_of_a_class_fails_its_own_check() {
     assert_eq!(snp("", &good).but(&Write("/g/initrd", "")).failing(), ["config-files"]);
     assert_eq!(snp("", &good).but(&Directory("/g/initrd")).failing(), ["config-files"]);
     assert_eq!(snp("", &snp_image(false)).failing(), ["config-firmware"]);
+    assert!(snp("", &snp_image(false)).check("config-firmware").found.contains("SNP_KERNEL_HASHES"));
     assert_eq!(snp("", &tdx_image()).failing(), ["config-firmware"]);
     assert_eq!(snp("[snp]\ncbitpos = 47", &good).failing(), ["config-cpuid"]);
     assert_eq!(snp("[snp]\nreduced_phys_bits = 0", &good).failing(), ["config-cpuid"]);

@@ -63,7 +63,8 @@ pub(crate) fn test(cx: &Context, profile: Profile, options: &TestOptions) -> Res
     step(cx, &mut summary, "brokers on PostgreSQL", |_| postgres(cx))?;
     step(cx, &mut summary, "store keys in an HSM", |_| hsm(cx))?;
     step(cx, &mut summary, "resources in a Vault", |_| vault(cx))?;
-    step(cx, &mut summary, "launch plans on QEMU", |_| qemu(cx))?;
+    step(cx, &mut summary, "launch plans on QEMU", |_| qemu(cx, "qemu_accepts"))?;
+    step(cx, &mut summary, "CPU models of QEMU", |_| qemu(cx, "qemu_cpus"))?;
     step(cx, &mut summary, "launch digests against sev-snp-measure", |_| {
         Ok(match oracle::prepare(cx)? {
             Err(why) => Outcome::Skipped(why),
@@ -170,8 +171,8 @@ fn vault(cx: &Context) -> Result<Outcome> {
     }
 }
 
-/// Launch plans before the QEMU binaries of other releases.
-fn qemu(cx: &Context) -> Result<Outcome> {
+/// Tests before the QEMU binaries of other releases.
+fn qemu(cx: &Context, name: &str) -> Result<Outcome> {
     let mut trees = Vec::new();
     for package in unpacked::PACKAGES.iter().filter(|package| package.directory.starts_with("qemu-")) {
         if !package.is_there(cx) {
@@ -180,7 +181,7 @@ fn qemu(cx: &Context) -> Result<Outcome> {
         trees.push(package.place(cx));
     }
     let trees = std::env::join_paths(trees).context("the cache's path contains ':'")?;
-    ignored_tests(cx, "qemu_accepts", &[("KATA_CC_QEMU_TREES", Path::new(&trees))])
+    ignored_tests(cx, name, &[("KATA_CC_QEMU_TREES", Path::new(&trees))])
 }
 
 /// What the image says it is made of, by the makers of that format.

@@ -289,24 +289,9 @@ async fn a_misspelt_protection_is_refused_by_name() {
     }
 }
 
-/// What a QEMU says of a CPU model: family, model and stepping, by which SNP measures it. `None` for a model it does not know.
-fn signature(tree: &Tree, model: &str) -> Option<[u64; 3]> {
-    let (loader, mut arguments) = tree.binary("x86_64");
-    arguments.extend("-machine none,accel=tcg -nodefaults -display none -qmp stdio".split(' ').map(OsString::from));
-    let mut command = std::process::Command::new(loader);
-    let mut qemu = command.args(arguments).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let question = serde_json::json!({"execute": "query-cpu-model-expansion", "arguments": {"type": "full", "model": {"name": model}}});
-    let words = format!("{{\"execute\":\"qmp_capabilities\"}}\n{question}\n{{\"execute\":\"quit\"}}\n");
-    std::io::Write::write_all(&mut qemu.stdin.take().unwrap(), words.as_bytes()).unwrap();
-    let output = String::from_utf8(qemu.wait_with_output().unwrap().stdout).unwrap();
-    let answers = output.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let expanded = answers.into_iter().find_map(|answer| answer.pointer("/return/model/props").cloned())?;
-    Some(["family", "model", "stepping"].map(|name| expanded[name].as_u64().unwrap()))
-}
-
 #[tokio::test]
 #[ignore = "needs QEMU of other Debian releases; run by `cargo xtask test`"]
-async fn models_of_a_class_are_those_of_qemu_and_their_versions_have_one_signature() {
+async fn models_of_a_class_are_those_of_qemu() {
     let listed: BTreeSet<&str> = CpuModel::all(TeeKind::Snp).iter().map(|model| model.as_str()).collect();
     let trees = Tree::all();
     let newest = trees.iter().map(|tree| tree.version).max().unwrap();
@@ -321,11 +306,5 @@ async fn models_of_a_class_are_those_of_qemu_and_their_versions_have_one_signatu
         if tree.version == newest {
             assert_eq!(known, listed);
         }
-        for name in &known {
-            let base = name.split("-v").next().unwrap().trim_end_matches("-IBPB");
-            let found = signature(tree, name);
-            assert!(found.is_some() && found == signature(tree, base), "QEMU {:?}: {name} is {found:?}", tree.version);
-        }
     }
-    assert_eq!(signature(&trees[0], "EPYC-v99"), None);
 }

@@ -10,6 +10,7 @@ const RUN_ELSEWHERE: &[(&str, &str)] = &[
     ("attestation/kbs/tests/pkcs11.rs", "store keys in an HSM"),
     ("attestation/kbs/tests/vault.rs", "resources in a Vault"),
     ("host-shim/vmm/tests/qemu_accepts.rs", "launch plans on QEMU"),
+    ("firmware/tests/qemu_cpus.rs", "CPU models of QEMU"),
 ];
 
 /// In two parts, so that this file has it not.

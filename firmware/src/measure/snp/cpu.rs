@@ -52,7 +52,8 @@ const GENOA: CpuSignature = CpuSignature::of(25, 17, 0);
 const TURIN: CpuSignature = CpuSignature::of(26, 0, 0);
 
 impl CpuModel {
-    /// QEMU's AMD server models, up to QEMU 11.1. The versions of a model differ in features, not in signature.
+    /// QEMU's AMD server models, up to QEMU 11.1. The versions of a model differ in features, not in signature. `tests/qemu_cpus.rs` asks
+    /// QEMU for them.
     pub const NAMES: &'static [(&'static str, CpuSignature)] = &[
         ("EPYC", NAPLES),
         ("EPYC-v1", NAPLES),

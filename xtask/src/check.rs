@@ -65,6 +65,7 @@ pub(crate) fn test(cx: &Context, profile: Profile, options: &TestOptions) -> Res
     step(cx, &mut summary, "resources in a Vault", |_| vault(cx))?;
     step(cx, &mut summary, "launch plans on QEMU", |_| qemu(cx, "qemu_accepts"))?;
     step(cx, &mut summary, "CPU models of QEMU", |_| qemu(cx, "qemu_cpus"))?;
+    step(cx, &mut summary, "ready firmware", |summary| ready_firmware(cx, summary))?;
     step(cx, &mut summary, "launch digests against sev-snp-measure", |_| {
         Ok(match oracle::prepare(cx)? {
             Err(why) => Outcome::Skipped(why),
@@ -182,6 +183,23 @@ fn qemu(cx: &Context, name: &str) -> Result<Outcome> {
     }
     let trees = std::env::join_paths(trees).context("the cache's path contains ':'")?;
     ignored_tests(cx, name, &[("KATA_CC_QEMU_TREES", Path::new(&trees))])
+}
+
+/// The table of firmware builds before the files of the packages that have them.
+fn ready_firmware(cx: &Context, summary: &mut Summary) -> Result<Outcome> {
+    let mut trees = Vec::new();
+    for (package, build) in unpacked::ready_firmware() {
+        if package.is_there(cx) {
+            trees.push(package.place(cx));
+        } else {
+            summary.skip(format!("ready firmware: {build}: the package could not be fetched in that version"));
+        }
+    }
+    if trees.is_empty() {
+        return Ok(Outcome::Skipped("none of the packages with ready firmware could be fetched".into()));
+    }
+    let trees = std::env::join_paths(trees).context("the cache's path contains ':'")?;
+    ignored_tests(cx, "ready_firmware", &[("KATA_CC_FIRMWARE_TREES", Path::new(&trees))])
 }
 
 /// What the image says it is made of, by the makers of that format.

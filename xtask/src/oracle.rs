@@ -1,6 +1,7 @@
 //! Launch digests compared with those of `sev-snp-measure`, an independent implementation, on random launches.
 //!
-//! Launches that make no sense are among them on purpose: there both must refuse. [`tdx`] does the same for TDs.
+//! Launches that make no sense are among them on purpose: there both must refuse. So are those of the firmware builds that are known, where
+//! their files are there. [`tdx`] does the same for TDs.
 
 pub(crate) mod tdx;
 
@@ -16,7 +17,7 @@ use serde::Serialize;
 use crate::artifacts::Artifacts;
 use crate::context::Context;
 use crate::process;
-use crate::setup::python;
+use crate::setup::{python, unpacked};
 
 const PACKAGE: &str = "sev-snp-measure==0.0.13";
 const SCRIPT: &str = include_str!("oracle.py");
@@ -46,6 +47,9 @@ struct Launch {
     vcpu_type: &'static str,
     guest_features: u64,
     vmm: &'static str,
+    /// Whether it can be measured, where that is known.
+    #[serde(skip)]
+    measurable: Option<bool>,
 }
 
 /// The other implementation's Python, installed if need be; or why it cannot be had.
@@ -70,6 +74,9 @@ pub(crate) fn run(cx: &Context, seed: Option<u64>, cases: u32) -> Result<String>
     let dir = tempfile::tempdir()?;
     let mut launches: Vec<_> = (0..cases).map(|n| random_launch(&mut random, dir.path(), n)).collect::<Result<_>>()?;
     launches.extend(real_launches(cx));
+    let ready = ready_launches(cx, dir.path())?;
+    let of_ready = ready.len();
+    launches.extend(ready);
     let script = dir.path().join("oracle.py");
     let list = dir.path().join("launches.json");
     fs::write(&script, SCRIPT)?;
@@ -86,8 +93,14 @@ pub(crate) fn run(cx: &Context, seed: Option<u64>, cases: u32) -> Result<String>
         if ours != theirs {
             bail!("seed {seed}: {launch:?}: ours is {ours}, sev-snp-measure's is {theirs}");
         }
+        if launch.measurable.is_some_and(|measurable| measurable == (ours == "refused")) {
+            bail!("{launch:?}: both say {ours}, which is not what the table of ready firmware says");
+        }
     }
-    Ok(format!("{} launches measured alike ({refused} refused by both); seed {seed}", launches.len()))
+    Ok(format!(
+        "{} launches measured alike ({refused} refused by both; {of_ready} of firmware that is known by its digest); seed {seed}",
+        launches.len()
+    ))
 }
 
 fn measure(launch: &Launch) -> Result<String> {
@@ -116,6 +129,7 @@ fn real_launches(cx: &Context) -> Vec<Launch> {
         vcpu_type: "EPYC-Milan",
         guest_features: 1,
         vmm: "qemu",
+        measurable: None,
     };
     let ours = launch(guest.join("firmware-sim.bin"), Some(guest.join("vmlinuz")), Some(guest.join("simulation.cpio")));
     let all = REAL_FIRMWARE.iter().map(|path| launch(path.into(), None, None)).chain([ours]);
@@ -123,6 +137,28 @@ fn real_launches(cx: &Context) -> Vec<Launch> {
         one.firmware.is_file() && one.kernel.as_ref().is_none_or(|k| k.is_file()) && one.initrd.as_ref().is_none_or(|i| i.is_file())
     })
     .collect()
+}
+
+/// Launches of each firmware of the table whose package is there, with a kernel.
+fn ready_launches(cx: &Context, dir: &Path) -> Result<Vec<Launch>> {
+    let (kernel, initrd) = (dir.join("ready.kernel"), dir.join("ready.initrd"));
+    fs::write(&kernel, b"kernel")?;
+    fs::write(&initrd, b"initrd")?;
+    let mut launches = Vec::new();
+    for (package, build) in unpacked::ready_firmware() {
+        if !package.is_there(cx) {
+            continue;
+        }
+        let firmware = package.place(cx).join(build.path);
+        for (vcpus, vcpu_type, initrd, append) in
+            [(1, "EPYC-v4", None, None), (4, "EPYC-Genoa", Some(&initrd), Some("console=hvc0 panic=-1".to_owned()))]
+        {
+            let (firmware, kernel, initrd) = (firmware.clone(), Some(kernel.clone()), initrd.cloned());
+            let measurable = Some(build.snp);
+            launches.push(Launch { firmware, kernel, initrd, append, vcpus, vcpu_type, guest_features: 1, vmm: "qemu", measurable });
+        }
+    }
+    Ok(launches)
 }
 
 fn random_launch(random: &mut Random, dir: &Path, n: u32) -> Result<Launch> {
@@ -142,7 +178,17 @@ fn random_launch(random: &mut Random, dir: &Path, n: u32) -> Result<Launch> {
     let models: Vec<_> = CpuModel::NAMES.iter().map(|(name, _)| *name).filter(|name| !NOT_THEIRS.contains(name)).collect();
     let vcpu_type = models[random.below(models.len() as u64) as usize];
     let vmm = ["qemu", "ec2", "gce"][random.below(3) as usize];
-    Ok(Launch { firmware, kernel, initrd, append, vcpus: 1 + random.below(9) as u32, vcpu_type, guest_features: random.next(), vmm })
+    Ok(Launch {
+        firmware,
+        kernel,
+        initrd,
+        append,
+        vcpus: 1 + random.below(9) as u32,
+        vcpu_type,
+        guest_features: random.next(),
+        vmm,
+        measurable: None,
+    })
 }
 
 fn random_firmware(random: &mut Random) -> Vec<u8> {

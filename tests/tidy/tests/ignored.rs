@@ -11,6 +11,7 @@ const RUN_ELSEWHERE: &[(&str, &str)] = &[
     ("attestation/kbs/tests/vault.rs", "resources in a Vault"),
     ("host-shim/vmm/tests/qemu_accepts.rs", "launch plans on QEMU"),
     ("firmware/tests/qemu_cpus.rs", "CPU models of QEMU"),
+    ("firmware/tests/ready_firmware.rs", "ready firmware"),
 ];
 
 /// In two parts, so that this file has it not.

@@ -3,11 +3,12 @@
 //! The machine's package manager does the fetching, with directories of its own, so that the machine's lists, cache
 //! and configuration stay as they are; signatures are checked with Debian's keyring. The mirror is the machine's.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{fmt, fs};
 
 use anyhow::{Context as _, Result, bail};
+use kata_cc_firmware::ready::{READY, ReadyFirmware};
 
 use crate::context::{Context, write_whole};
 use crate::process;
@@ -24,14 +25,41 @@ pub(crate) struct Package {
     pub(crate) package: &'static str,
     /// Which release.
     pub(crate) suite: &'static str,
-    /// What its version must start with.
-    version: &'static str,
+    /// Which version.
+    pub(crate) version: Version,
     /// What for.
     pub(crate) why: &'static str,
     /// Without it only some tests cannot run.
     optional: bool,
     /// What is unpacked with it.
     with: With,
+}
+
+/// Which versions will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// Those that start so.
+    Starts(&'static str),
+    /// This one: something is known of its very bytes.
+    Is(&'static str),
+}
+
+impl Version {
+    fn fits(self, version: &str) -> bool {
+        match self {
+            Self::Starts(start) => version.starts_with(start),
+            Self::Is(exactly) => version == exactly,
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starts(start) => write!(f, "version {start}…"),
+            Self::Is(exactly) => write!(f, "version {exactly}"),
+        }
+    }
 }
 
 /// What is unpacked with a package.
@@ -44,13 +72,19 @@ enum With {
     Dependencies(&'static [&'static str]),
 }
 
+/// A package that has a row in the table of ready firmware.
+const fn firmware(directory: &'static str, package: &'static str, version: &'static str, suite: &'static str) -> Package {
+    let version = Version::Is(version);
+    Package { directory, package, suite, version, why: "check of the ready firmware it has", optional: true, with: With::Nothing }
+}
+
 /// All of them.
 pub(crate) const PACKAGES: &[Package] = &[
     Package {
         directory: "cosign-2.5",
         package: "cosign",
         suite: "trixie",
-        version: "2.5",
+        version: Version::Starts("2.5"),
         why: "signs test images as users do",
         optional: false,
         with: With::Nothing,
@@ -59,7 +93,7 @@ pub(crate) const PACKAGES: &[Package] = &[
         directory: "containerd-1.7",
         package: "containerd",
         suite: "trixie",
-        version: "1.7",
+        version: Version::Starts("1.7"),
         why: "tests with containerd 1.7",
         optional: true,
         with: With::Nothing,
@@ -68,7 +102,7 @@ pub(crate) const PACKAGES: &[Package] = &[
         directory: "containerd-2.1",
         package: "containerd",
         suite: "sid",
-        version: "2.1",
+        version: Version::Starts("2.1"),
         why: "tests with containerd 2.1",
         optional: true,
         with: With::Nothing,
@@ -77,7 +111,7 @@ pub(crate) const PACKAGES: &[Package] = &[
         directory: "qemu-10",
         package: "qemu-system-x86",
         suite: "trixie",
-        version: "1:10.",
+        version: Version::Starts("1:10."),
         why: "launch plans before QEMU 10",
         optional: true,
         with: With::Dependencies(&["qemu-system-s390x"]),
@@ -86,11 +120,15 @@ pub(crate) const PACKAGES: &[Package] = &[
         directory: "qemu-11",
         package: "qemu-system-x86",
         suite: "sid",
-        version: "1:11.",
+        version: Version::Starts("1:11."),
         why: "launch plans before QEMU 11",
         optional: true,
         with: With::Dependencies(&["qemu-system-s390x"]),
     },
+    firmware("firmware-amdsev-2026.08", "ovmf-amdsev", "2026.08+ds-2", "sid"),
+    firmware("firmware-inteltdx-2026.08", "ovmf-inteltdx", "2026.08+ds-2", "sid"),
+    firmware("firmware-ovmf-2025.02", "ovmf", "2025.02-8+deb13u1", "trixie"),
+    firmware("firmware-ovmf-2022.11", "ovmf", "2022.11-6+deb12u2", "bookworm"),
 ];
 
 impl Package {
@@ -103,6 +141,14 @@ impl Package {
     pub(crate) fn is_there(&self, cx: &Context) -> bool {
         self.place(cx).join(STAMP).is_file()
     }
+}
+
+/// Each build of the table of ready firmware, with the package that has it.
+pub(crate) fn ready_firmware() -> impl Iterator<Item = (&'static Package, &'static ReadyFirmware)> {
+    let package_of = |build: &ReadyFirmware| {
+        PACKAGES.iter().find(|p| p.package == build.package && p.suite == build.suite && p.version == Version::Is(build.version))
+    };
+    READY.iter().filter_map(move |build| Some((package_of(build)?, build)))
 }
 
 /// Those that are not there.
@@ -195,8 +241,8 @@ fn unpack(cx: &Context, package: &Package, files: &Path) -> Result<()> {
     let Some(file) = files.iter().find(is_own) else { bail!("no package {} among the {} downloaded", package.package, files.len()) };
     let field = |name: &str| process::output(Command::new("dpkg-deb").arg("-f").arg(file).arg(name)).map(|v| v.trim().to_owned());
     let version = field("Version")?;
-    if !version.starts_with(package.version) {
-        bail!("expected version {}…, found {version}: Debian {} has moved on", package.version, package.suite);
+    if !package.version.fits(&version) {
+        bail!("expected {}, found {version}: Debian {} has moved on", package.version, package.suite);
     }
     let place = package.place(cx);
     if place.exists() {
@@ -209,4 +255,22 @@ fn unpack(cx: &Context, package: &Package, files: &Path) -> Result<()> {
     }
     let sha256 = crate::context::sha256_of(file)?.0;
     write_whole(&place.join(STAMP), format!("{} {version} {} sha256:{sha256}\n", package.package, field("Architecture")?).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_package_of_each_ready_firmware_is_fetched_in_its_very_version() {
+        let fetched: Vec<_> = ready_firmware().map(|(_, build)| build).collect();
+        assert_eq!(fetched, READY.iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_later_revision_is_not_the_version() {
+        let version = Version::Is("2026.08+ds-2");
+        assert!(version.fits("2026.08+ds-2") && !version.fits("2026.08+ds-20") && !version.fits("2026.08+ds-2+b1"));
+        assert!(Version::Starts("1:10.").fits("1:10.0.2") && !Version::Starts("1:10.").fits("1:11.0"));
+    }
 }

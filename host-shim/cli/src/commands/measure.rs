@@ -17,6 +17,7 @@ use anyhow::{Context, bail};
 use base64::Engine as _;
 use clap::{Subcommand, ValueEnum};
 use kata_cc_firmware::measure::snp::{CpuModel, KernelHashes, LaunchDigest, SnpFirmware, SnpVcpus, Vmm};
+use kata_cc_firmware::ready::ReadyFirmware;
 
 use crate::files;
 use crate::output::{self, Format, Outcome, show};
@@ -77,9 +78,6 @@ pub(crate) struct Snp {
     manifest: manifest::ManifestArgs,
     #[command(flatten)]
     id_block: id_block::IdBlockArgs,
-    /// The launch digest that it must be, in hex; another is an error.
-    #[arg(long, value_name = "HEX", conflicts_with = "range")]
-    expect: Option<LaunchDigest>,
     /// Form of the digest on stdout.
     #[arg(long, value_enum, default_value_t = Encoding::Hex)]
     output_format: Encoding,
@@ -124,10 +122,18 @@ pub(crate) fn run(command: &Command, format: Format) -> anyhow::Result<Outcome> 
     }
 }
 
+/// Says which build the firmware is, where it is known.
+fn note_build(build: Option<&ReadyFirmware>, format: Format) {
+    if let Some(build) = build {
+        output::note(format, format!("known build     {build}"));
+    }
+}
+
 /// The files that a guest is started from, each read once: what is measured is what the manifest names by its hash.
 struct Inputs {
     vmm: Vmm,
     firmware_sha256: [u8; 32],
+    build: Option<&'static ReadyFirmware>,
     firmware: SnpFirmware,
     kernel: Option<KernelHashes>,
 }
@@ -143,7 +149,7 @@ impl Inputs {
         };
         let mut firmware_sha256 = [0; 32];
         firmware_sha256.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, &image).as_ref());
-        Ok(Self { vmm, firmware_sha256, firmware, kernel })
+        Ok(Self { vmm, firmware_sha256, build: ReadyFirmware::by_sha256(&firmware_sha256), firmware, kernel })
     }
 }
 
@@ -154,7 +160,7 @@ fn snp(args: &Snp, format: Format) -> anyhow::Result<Outcome> {
     if args.manifest.wanted() {
         bail!("a manifest is signed for a range of guests; give --range with --sign");
     }
-    let Inputs { vmm, firmware, kernel, .. } = Inputs::read(args)?;
+    let Inputs { vmm, build, firmware, kernel, .. } = Inputs::read(args)?;
     let vcpu_type: CpuModel = match (args.vcpu_type.as_slice(), vmm) {
         ([name], _) => name.parse()?,
         ([], Vmm::Qemu) => bail!("QEMU's guests are measured with their CPU model; give --vcpu-type, such as EPYC-v4"),
@@ -166,6 +172,7 @@ fn snp(args: &Snp, format: Format) -> anyhow::Result<Outcome> {
     let digests = firmware.digests_per_vcpu_count(&launch)?;
     let Some(last) = digests.last() else { bail!("no vCPUs, no digest; expected --vcpus 1 or more") };
 
+    note_build(build, format);
     if args.verbose {
         let show = |path: &Option<PathBuf>| path.as_ref().map_or("none".to_owned(), |p| p.display().to_string());
         output::note(format, format!("firmware        {} ({} metadata sections)", args.ovmf.display(), firmware.sections().len()));
@@ -175,11 +182,6 @@ fn snp(args: &Snp, format: Format) -> anyhow::Result<Outcome> {
         output::note(
             format,
             format!("vCPUs           {} x {vcpu_type}, guest features {:#x}, launched by {vmm}", args.vcpus, args.guest_features),
-        );
-    }
-    if let Some(expected) = args.expect.filter(|expected| expected != last) {
-        bail!(
-            "measured {last}, expected {expected}: firmware, kernel, initrd, command line, vCPUs or their model are others than those of that digest"
         );
     }
     let signed = args.id_block.write(last)?;

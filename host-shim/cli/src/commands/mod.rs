@@ -3,6 +3,7 @@
 mod check;
 mod collateral;
 mod completions;
+mod firmware;
 mod image;
 mod initdata;
 mod kbs;
@@ -28,6 +29,9 @@ pub(crate) enum Command {
     /// Compute the launch measurement of a guest before it exists.
     #[command(subcommand)]
     Measure(measure::Command),
+    /// List the firmware builds that are known, and tell what a file of firmware is.
+    #[command(subcommand)]
+    Firmware(firmware::Command),
     /// Show the machine that would be made for a pod: as a plan, or as QEMU's command line.
     Plan(plan::Args),
     /// Encrypt images and make the keys for it; make boot images of IBM Secure Execution.
@@ -61,6 +65,7 @@ pub(crate) fn run(command: Command, format: Format) -> anyhow::Result<Outcome> {
     match command {
         Command::Check(args) => check::run(&args, format),
         Command::Measure(command) => measure::run(&command, format),
+        Command::Firmware(command) => firmware::run(&command, format),
         Command::Plan(args) => plan::run(&args, format),
         Command::Image(command) => image::run(command, format),
         Command::Policy(command) => policy::run(&command, format),

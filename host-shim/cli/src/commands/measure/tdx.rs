@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use kata_cc_firmware::measure::tdx::{
     DirectBoot, Edk2, Event, GuestMemory, KernelHeader, MachineDigests, PageOrder, Register, TdxFirmware,
 };
+use kata_cc_firmware::ready::ReadyFirmware;
 use kata_cc_policy::reference::{Digest, Entry, KernelInputs, TdxEntry, TdxInputs};
 use serde_json::{Value, json};
 
@@ -63,6 +64,7 @@ fn parse_memory(text: &str) -> Result<GuestMemory, String> {
 /// What was computed, from files that were each read once.
 struct Measured {
     firmware_sha256: [u8; 32],
+    build: Option<&'static ReadyFirmware>,
     mr_td: Register,
     machine: Option<MachineDigests>,
     boot: Option<DirectBoot>,
@@ -81,12 +83,14 @@ impl Measured {
         let machine = args.memory.map(|memory| firmware.machine_digests(memory)).transpose()?;
         let mut firmware_sha256 = [0; 32];
         firmware_sha256.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, &image).as_ref());
-        Ok(Self { firmware_sha256, mr_td: firmware.mrtd(args.page_order), machine, boot })
+        let build = ReadyFirmware::by_sha256(&firmware_sha256);
+        Ok(Self { firmware_sha256, build, mr_td: firmware.mrtd(args.page_order), machine, boot })
     }
 }
 
 pub(super) fn run(args: &Tdx, format: Format) -> anyhow::Result<Outcome> {
     let measured = Measured::read(args)?;
+    super::note_build(measured.build, format);
     if args.manifest.wanted() {
         if let Some(initrd) = measured.boot.as_ref().and_then(DirectBoot::initrd) {
             args.manifest.check_initrd(args.initrd.as_deref(), initrd.sha256(), format)?;

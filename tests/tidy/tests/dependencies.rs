@@ -16,6 +16,7 @@ const GUEST: &[&str] = &[
     "kata-cc-image-pull",
     "kata-cc-kbs-protocol",
     "kata-cc-policy",
+    "nc",
 ];
 
 /// Crate and dependency that only generated code names.

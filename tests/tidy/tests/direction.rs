@@ -27,6 +27,8 @@ const ALLOWED: &[(&str, &[&str], &[&str])] = &[
     ("firmware", &["evidence"], &[]),
     ("agent-protocol", &[], &[]),
     ("agent", &["agent-protocol", "attester", "evidence", "image-pull", "kbs-protocol", "policy"], &[]),
+    // Under libcontainer.
+    ("nc", &[], &[]),
     ("vmm", &["evidence"], &[]),
     ("shim", &["agent-protocol", "evidence", "firmware", "policy", "vmm"], &[]),
     ("node", &[], &[]),
@@ -44,6 +46,8 @@ const ALLOWED: &[(&str, &[&str], &[&str])] = &[
 fn short(name: &str) -> Option<&str> {
     match name {
         "xtask" => Some("xtask"),
+        // The name of the crate that it stands in for.
+        "nc" => Some("nc"),
         // The shim's name is given by containerd's convention.
         "containerd-shim-kata-cc-v2" => Some("shim"),
         _ => name.strip_prefix("kata-cc-"),

@@ -112,7 +112,39 @@ pub(crate) struct Budget {
     pub(crate) entries: AtomicU64,
 }
 
+impl Budget {
+    /// A copy for one attempt at a layer, which may be thrown away with it. An attempt may use what is left now; attempts side by side do not see each other,
+    /// so that bytes nobody vouches for take nothing from the image's other layers.
+    pub(crate) fn attempt(&self) -> (Self, Spent) {
+        let (unpacked, entries) = (self.unpacked.load(Ordering::Relaxed), self.entries.load(Ordering::Relaxed));
+        (Self { unpacked: unpacked.into(), entries: entries.into() }, Spent { unpacked, entries })
+    }
+
+    /// Counts an attempt that succeeded, and says whether the image is still within its limits.
+    pub(crate) fn count(&self, attempt: &Self, before: Spent, limits: &Limits) -> Result<(), LayerError> {
+        let add = |to: &AtomicU64, from: &AtomicU64, before: u64| {
+            let more = from.load(Ordering::Relaxed).saturating_sub(before);
+            to.fetch_add(more, Ordering::Relaxed).saturating_add(more)
+        };
+        if add(&self.unpacked, &attempt.unpacked, before.unpacked) > limits.unpacked_bytes {
+            return Err(LayerError::Unpacked(limits.unpacked_bytes));
+        }
+        if add(&self.entries, &attempt.entries, before.entries) > limits.entries {
+            return Err(UnpackError::Entries(limits.entries).into());
+        }
+        Ok(())
+    }
+}
+
+/// What of a [`Budget`] was spent at some time.
+#[derive(Clone, Copy)]
+pub(crate) struct Spent {
+    unpacked: u64,
+    entries: u64,
+}
+
 /// What is to be done for one layer.
+#[derive(Clone)]
 pub(crate) struct Job {
     pub(crate) digest: Digest,
     pub(crate) size: u64,

@@ -11,12 +11,14 @@
 //! unpacked there were right; anything less was unpacked under `tmp/` and is gone.
 //! **Invariant:** no byte of an encrypted layer is decrypted before the MAC of the whole of it was right.
 //! **Invariant:** the signature policy is asked for every reference, before any cache is.
+//! **Invariant:** the host's blob cache is given nothing that the host could not read anyway, and nothing depends on what it gives.
 //! **Invariant:** nothing a registry says decides where a byte is written, which host gets a credential, or which key is asked for
 //! beyond what the manifest, pinned by its digest, names.
 //!
 //! Formats: OCI image-spec 1.1, OCI distribution-spec 1.1, ocicrypt, containers-policy.json(5), cosign key signatures.
 
 pub mod beneath;
+pub mod blob_cache;
 pub mod compress;
 pub mod cosign;
 pub mod digest;
@@ -39,6 +41,7 @@ pub mod store;
 pub mod tar;
 pub mod unpack;
 
+pub use blob_cache::{BlobCache, CacheError, Filling};
 pub use digest::Digest;
 pub use limits::Limits;
 pub use overlay::overlay_options;
@@ -51,6 +54,8 @@ pub use unpack::Ownership;
 
 #[cfg(test)]
 mod attack_tests;
+#[cfg(test)]
+mod blob_cache_tests;
 #[cfg(test)]
 mod layer_tests;
 #[cfg(test)]

@@ -16,6 +16,7 @@ use oci_spec::image::ImageConfiguration;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::blob_cache::{BlobCache, Patience, PullCache};
 use crate::cosign::{self, SignatureError};
 use crate::digest::Digest;
 use crate::layer::{self, Budget, Job, LayerError};
@@ -29,8 +30,8 @@ use crate::registry::auth::Credentials;
 use crate::registry::http::{HttpConfig, HttpRegistry};
 use crate::registry::{RawManifest, Registry, RegistryError, Version, pinned_manifest, small_blob};
 use crate::secret::{Secret, SecretError, Secrets};
-use crate::store::{LayerStore, StoreError, Stored, chain};
-use crate::unpack::{Ownership, UnpackError};
+use crate::store::{LayerStore, Pending, StoreError, Stored, chain};
+use crate::unpack::{Ownership, UnpackError, Unpacked};
 
 /// How to pull. The defaults are the strict ones.
 #[derive(Debug, Clone)]
@@ -172,8 +173,10 @@ pub struct Timings {
     pub key: Duration,
     /// [`Phase::Layers`].
     pub layers: Duration,
-    /// Bytes of the layers downloaded.
+    /// Bytes of the layers downloaded from the registry.
     pub downloaded: u64,
+    /// Bytes of the layers that the node's blob cache had.
+    pub cached: u64,
     /// Bytes of the layers unpacked.
     pub unpacked: u64,
 }
@@ -217,6 +220,8 @@ pub struct Puller {
     limits: Arc<Limits>,
     registry: Arc<dyn Registry>,
     secrets: Arc<dyn Secrets>,
+    cache: Option<Arc<dyn BlobCache>>,
+    patience: Patience,
 }
 
 impl std::fmt::Debug for Puller {
@@ -257,7 +262,19 @@ impl Puller {
     /// A puller that asks this registry, whatever the references say.
     #[must_use]
     pub fn with_registry(config: PullConfig, secrets: Arc<dyn Secrets>, registry: Arc<dyn Registry>) -> Self {
-        Self { limits: Arc::new(config.limits.clone()), config: Arc::new(config), registry, secrets }
+        let limits = Arc::new(config.limits.clone());
+        Self { limits, config: Arc::new(config), registry, secrets, cache: None, patience: Patience::DEFAULT }
+    }
+
+    /// The same, asking this cache for layers before the registry. Manifests, configurations and signatures never come from it.
+    #[must_use]
+    pub fn with_cache(self, cache: Arc<dyn BlobCache>) -> Self {
+        Self { cache: Some(cache), ..self }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
     }
 
     /// Pulls an image into the store and says where its layers are. `timeline` is told of each step as it ends.
@@ -296,11 +313,12 @@ impl Puller {
         timings.key = clock.end(Phase::Key);
 
         let budget = Arc::new(Budget::default());
-        let downloaded = Arc::new(AtomicU64::new(0));
-        let stored = self.layers(reference, &manifest.layers, &diff_ids, keys, store, &budget, &downloaded).await?;
+        let came = Arc::new(Came::default());
+        let stored = self.layers(reference, &manifest.layers, &diff_ids, keys, store, &budget, &came).await?;
         self.settle(&stored, store).await?;
         timings.layers = clock.end(Phase::Layers);
-        timings.downloaded = downloaded.load(Ordering::Relaxed);
+        timings.downloaded = came.downloaded.load(Ordering::Relaxed);
+        timings.cached = came.cached.load(Ordering::Relaxed);
         timings.unpacked = budget.unpacked.load(Ordering::Relaxed);
 
         let layers = manifest.layers.iter().zip(diff_ids).zip(stored).map(|((layer, diff_id), (stored, reused))| LayerDir {
@@ -393,21 +411,23 @@ impl Puller {
         keys: Vec<Option<LayerKey>>,
         store: &LayerStore,
         budget: &Arc<Budget>,
-        downloaded: &Arc<AtomicU64>,
+        came: &Arc<Came>,
     ) -> Result<Vec<(Stored, bool)>, PullError> {
         let (cancel, cancelled) = watch::channel(false);
         let permits = Arc::new(Semaphore::new(self.config.parallel_layers.max(1)));
+        let cache = PullCache::new(self.cache.clone(), self.patience, &self.registry, reference);
         let mut tasks = JoinSet::new();
         let mut below = None;
         for (index, ((layer, diff_id), key)) in layers.iter().zip(diff_ids).zip(keys).enumerate() {
             let task = LayerTask {
                 registry: Arc::clone(&self.registry),
+                cache: cache.clone(),
                 reference: reference.clone(),
                 store: store.clone(),
                 permits: Arc::clone(&permits),
                 cancelled: cancelled.clone(),
                 below,
-                downloaded: Arc::clone(downloaded),
+                came: Arc::clone(came),
             };
             let job = Job {
                 digest: layer.digest,
@@ -464,14 +484,22 @@ impl Puller {
     }
 }
 
+/// Where the bytes of an image's layers came from.
+#[derive(Default)]
+struct Came {
+    downloaded: AtomicU64,
+    cached: AtomicU64,
+}
+
 struct LayerTask {
     registry: Arc<dyn Registry>,
+    cache: PullCache,
     reference: Reference,
     store: LayerStore,
     permits: Arc<Semaphore>,
     cancelled: watch::Receiver<bool>,
     below: Option<Digest>,
-    downloaded: Arc<AtomicU64>,
+    came: Arc<Came>,
 }
 
 impl LayerTask {
@@ -487,9 +515,39 @@ impl LayerTask {
             return Err(LayerError::Cancelled);
         }
         let (diff_id, size) = (job.diff_id, job.size);
-        let blob = self.registry.blob(&self.reference, &job.digest).await?;
-        let (pending, unpacked) = layer::fetch(blob, job, self.store.pending()?, self.cancelled).await?;
-        self.downloaded.fetch_add(size, Ordering::Relaxed);
+        let (pending, unpacked) = match self.from_cache(&job).await? {
+            Some(fetched) => {
+                self.came.cached.fetch_add(size, Ordering::Relaxed);
+                fetched
+            }
+            None => {
+                let blob = self.registry.blob(&self.reference, &job.digest).await?;
+                let blob = self.cache.tee(job.digest, size, job.key.is_some(), blob);
+                let fetched = layer::fetch(blob, job, self.store.pending()?, self.cancelled).await?;
+                self.came.downloaded.fetch_add(size, Ordering::Relaxed);
+                fetched
+            }
+        };
         Ok((pending.commit(diff_id, unpacked.implied, self.below)?, false))
+    }
+
+    /// The layer from the node's cache: `None` if it is not there, or is not what it has to be, of which nothing is left then.
+    async fn from_cache(&self, job: &Job) -> Result<Option<(Pending, Unpacked)>, LayerError> {
+        let Some(blob) = self.cache.open(&job.digest, job.key.is_some()).await else { return Ok(None) };
+        let (attempt, before) = job.budget.attempt();
+        let attempt = Arc::new(attempt);
+        let copy = Job { budget: Arc::clone(&attempt), ..job.clone() };
+        match layer::fetch(blob, copy, self.store.pending()?, self.cancelled.clone()).await {
+            Ok(fetched) => {
+                job.budget.count(&attempt, before, &job.limits)?;
+                Ok(Some(fetched))
+            }
+            // Not the cache's doing.
+            Err(error @ (LayerError::Cancelled | LayerError::Store(_) | LayerError::Spool { .. })) => Err(error),
+            Err(error) => {
+                tracing::warn!(digest = %job.digest, %error, "the node's blob cache gave bytes that are not the layer; pulling it from the registry");
+                Ok(None)
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -166,6 +167,8 @@ pub(crate) struct MemoryRegistry {
     pub(crate) manifests: Mutex<HashMap<String, Served>>,
     pub(crate) blobs: Mutex<HashMap<Digest, Vec<u8>>>,
     pub(crate) asked: Mutex<Vec<String>>,
+    /// Whether it is one that wants a login.
+    pub(crate) private: AtomicBool,
 }
 
 impl MemoryRegistry {
@@ -233,9 +236,13 @@ impl Registry for MemoryRegistry {
         let bytes = bytes.ok_or_else(|| RegistryError::Absent { what: "a blob", reference: repository.to_string() })?;
         Ok(Box::new(Pieces(bytes.into())))
     }
+
+    fn sent_login(&self, _: &Reference) -> bool {
+        self.private.load(Ordering::Relaxed)
+    }
 }
 
-struct Pieces(Bytes);
+pub(crate) struct Pieces(pub(crate) Bytes);
 
 #[async_trait::async_trait]
 impl BlobReader for Pieces {
@@ -284,9 +291,12 @@ impl Bench {
         }
     }
 
+    pub(crate) fn puller(&self) -> Puller {
+        Puller::with_registry(self.config.clone(), self.secrets.clone(), self.registry.clone())
+    }
+
     pub(crate) async fn pull_with(&self, reference: &Reference, policy: &SignaturePolicy) -> Result<PulledImage, PullError> {
-        let puller = Puller::with_registry(self.config.clone(), self.secrets.clone(), self.registry.clone());
-        puller.pull(reference, policy, &self.store, &|_| {}).await
+        self.puller().pull(reference, policy, &self.store, &|_| {}).await
     }
 
     pub(crate) async fn pull(&self, reference: &Reference) -> Result<PulledImage, PullError> {

@@ -8,7 +8,7 @@
 //! **Invariant:** a login goes over TLS only, and only on the word of a challenge that came over TLS: who may write a challenge into plain HTTP names the token
 //! service too. Digests pin what comes from a registry of plain HTTP; nothing would guard what goes there.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -58,6 +58,8 @@ struct Inner {
     config: HttpConfig,
     /// What to send as `Authorization`, by registry, repository and whether writing is meant.
     tokens: Mutex<HashMap<(String, bool), Zeroizing<String>>>,
+    /// Repositories for which a login was used. Only grows: what is public has never needed one.
+    logins: Mutex<HashSet<String>>,
 }
 
 /// The client. Clones share connections and tokens.
@@ -165,7 +167,7 @@ impl HttpRegistry {
             .user_agent(concat!("kata-cc/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| wrong(format!("HTTP client: {e}")))?;
-        Ok(Self(Arc::new(Inner { client, config, tokens: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { client, config, tokens: Mutex::default(), logins: Mutex::default() })))
     }
 
     fn insecure(&self, host_port: &str) -> bool {
@@ -261,6 +263,8 @@ impl HttpRegistry {
         let login = self.0.config.credentials.find(request.image);
         if login.is_some() && !offered.is_empty() {
             not_in_clear(url)?;
+            // Before it is sent: nobody may take for public what is on its way with a login.
+            self.0.logins.lock().unwrap_or_else(PoisonError::into_inner).insert(request.image.name());
         }
         let basic = login.map(|login| {
             use base64::Engine;
@@ -414,6 +418,10 @@ impl Registry for HttpRegistry {
             skip: 0,
             resumes: TRIES,
         }))
+    }
+
+    fn sent_login(&self, repository: &Reference) -> bool {
+        self.0.logins.lock().unwrap_or_else(PoisonError::into_inner).contains(&repository.name())
     }
 }
 

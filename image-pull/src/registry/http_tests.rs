@@ -280,3 +280,34 @@ async fn tries_again_when_told_to_wait_and_takes_404_for_absent() {
     assert!(client(&[&registry], None).manifest(&image(&registry), Version::Tag("1"), 100).await.unwrap().is_none());
     assert_eq!(seen.lock().unwrap().len(), 2);
 }
+
+/// What the host may be given of an image rests on this.
+#[tokio::test]
+async fn a_login_is_remembered_for_its_repository_and_a_token_for_anybody_is_none() {
+    for login in [true, false] {
+        let (tokens, tokens_seen) = serve_tls(|_, _| answer("200 OK", &[], br#"{"token":"t0ken"}"#));
+        let challenge = format!("www-authenticate: Bearer realm=\"https://{tokens}/token\"");
+        let (registry, _) = serve_tls(move |request, _| match authorization(request) {
+            Some("bearer t0ken") => answer("200 OK", &[], b"{}"),
+            _ => answer("401 Unauthorized", std::slice::from_ref(&challenge), b""),
+        });
+        let client = client(&[], Some(if login { &registry } else { "another.example" }));
+        assert!(!client.sent_login(&image(&registry)));
+        pinned_manifest(&client, &image(&registry), &Digest::of(b"{}"), 100).await.unwrap();
+        assert_eq!(authorization(&tokens_seen.lock().unwrap()[0]).is_some(), login);
+        assert_eq!(client.sent_login(&image(&registry)), login);
+        assert!(!client.sent_login(&format!("{registry}/team/other").parse().unwrap()));
+    }
+    let (registry, _) = serve_tls(|request, _| match authorization(request) {
+        Some(_) => answer("200 OK", &[], b"{}"),
+        None => answer("401 Unauthorized", &["www-authenticate: Basic realm=\"r\"".to_owned()], b""),
+    });
+    let client = client(&[], Some(&registry));
+    pinned_manifest(&client, &image(&registry), &Digest::of(b"{}"), 100).await.unwrap();
+    assert!(client.sent_login(&image(&registry)));
+    // A registry that asks for none is public, whatever logins there are.
+    let (open, _) = serve_tls(|_, _| answer("200 OK", &[], b"{}"));
+    let client = super::http_tests::client(&[], Some(&open));
+    pinned_manifest(&client, &image(&open), &Digest::of(b"{}"), 100).await.unwrap();
+    assert!(!client.sent_login(&image(&open)));
+}

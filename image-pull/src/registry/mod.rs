@@ -151,6 +151,10 @@ pub trait Registry: Send + Sync {
     /// # Errors
     /// If there is none or the registry cannot be asked.
     async fn blob(&self, repository: &Reference, digest: &Digest) -> Result<Box<dyn BlobReader>, RegistryError>;
+
+    /// Whether a login was used for this repository, ever: then what came from there is not for everybody. A token that a token service gives to anybody is no
+    /// login.
+    fn sent_login(&self, repository: &Reference) -> bool;
 }
 
 /// The manifest of exactly this digest.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::digest::Digest;
 use crate::reference::Reference;
@@ -35,6 +35,13 @@ pub enum CacheError {
 /// Keeps blobs by digest, on the other side of some boundary. Believed in nothing: callers compare every digest.
 #[async_trait::async_trait]
 pub trait BlobCache: Send + Sync {
+    /// Whether anybody is there. Asked when a pull begins, so that the answer is there when the layers are due: where nobody is, some ways to the host give no
+    /// answer at all (`vhost-device-vsock` 0.3 drops the connection's request), and a connection takes seconds to fail.
+    ///
+    /// # Errors
+    /// If nobody is.
+    async fn reach(&self) -> Result<(), CacheError>;
+
     /// A blob from its beginning, or `None` if it is not there.
     ///
     /// # Errors
@@ -51,6 +58,8 @@ pub trait BlobCache: Send + Sync {
 /// How long the cache is waited for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
+    /// For somebody to be there at all, from the beginning of the pull.
+    pub(crate) reach: Duration,
     /// For the beginning of an answer.
     pub(crate) answer: Duration,
     /// For the next [`Self::progress`] bytes of a blob, or its end. Only waiting counts, not what the pull does with the bytes meanwhile.
@@ -62,9 +71,15 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// A registry is asked after three seconds at most, and ten seconds after a blob has come to a standstill.
-    pub(crate) const DEFAULT: Self =
-        Self { answer: Duration::from_secs(3), window: Duration::from_secs(10), progress: 1 << 20, linger: Duration::from_secs(30) };
+    /// A registry is asked after three seconds at most, and ten seconds after a blob has come to a standstill. Manifest, signature and keys take longer than
+    /// [`Self::reach`] most of the time, so that a node without a cache costs nothing.
+    pub(crate) const DEFAULT: Self = Self {
+        reach: Duration::from_millis(250),
+        answer: Duration::from_secs(3),
+        window: Duration::from_secs(10),
+        progress: 1 << 20,
+        linger: Duration::from_secs(30),
+    };
 }
 
 /// Bytes of one layer that wait for the cache. A cache that is further behind the download gets no more of it.
@@ -81,11 +96,37 @@ pub(crate) struct PullCache {
     repository: Reference,
     /// Cleared by the first failure that a further question would only meet again.
     asked: Arc<AtomicBool>,
+    /// Whether somebody is there, once that is known.
+    there: watch::Receiver<Option<bool>>,
+    begin: Instant,
 }
 
 impl PullCache {
+    /// For a pull that begins now.
     pub(crate) fn new(cache: Option<Arc<dyn BlobCache>>, patience: Patience, registry: &Arc<dyn Registry>, repository: &Reference) -> Self {
-        Self { cache, patience, registry: Arc::clone(registry), repository: repository.clone(), asked: Arc::new(AtomicBool::new(true)) }
+        let (tell, there) = watch::channel(None);
+        if let Some(cache) = cache.clone() {
+            tokio::spawn(async move {
+                let reached = tokio::select! {
+                    reached = cache.reach() => reached,
+                    () = tell.closed() => return, // the pull is over
+                };
+                if let Err(error) = &reached {
+                    // What a node without a cache looks like: not worth a warning.
+                    tracing::debug!(%error, "no blob cache on this node");
+                }
+                let _ = tell.send(Some(reached.is_ok()));
+            });
+        }
+        Self {
+            cache,
+            patience,
+            registry: Arc::clone(registry),
+            repository: repository.clone(),
+            asked: Arc::new(AtomicBool::new(true)),
+            there,
+            begin: Instant::now(),
+        }
     }
 
     /// Whether the host may see this layer.
@@ -97,17 +138,27 @@ impl PullCache {
         self.cache.as_ref().filter(|_| self.asked.load(Ordering::Relaxed) && self.may_see(encrypted))
     }
 
+    async fn is_there(&self) -> bool {
+        let mut there = self.there.clone();
+        let left = self.patience.reach.saturating_sub(self.begin.elapsed());
+        let told = tokio::time::timeout(left, there.wait_for(Option::is_some)).await;
+        matches!(told, Ok(Ok(answer)) if *answer == Some(true))
+    }
+
     /// A layer as the cache has it, if it has it.
     pub(crate) async fn open(&self, digest: &Digest, encrypted: bool) -> Option<Box<dyn BlobReader>> {
         let cache = self.usable(encrypted)?;
+        if !self.is_there().await {
+            self.asked.store(false, Ordering::Relaxed);
+            return None;
+        }
         match tokio::time::timeout(self.patience.answer, cache.get(digest)).await {
             Ok(Ok(reader)) => {
                 let reader = reader?;
                 Some(Box::new(Paced { reader, patience: self.patience, waited: Duration::ZERO, came: 0, asked: Arc::clone(&self.asked) }))
             }
             Ok(Err(CacheError::Unreachable(error))) => {
-                // What a node without a cache looks like: not worth a warning.
-                tracing::debug!(%error, "no blob cache on this node");
+                tracing::debug!(%error, "the blob cache of this node is gone");
                 self.asked.store(false, Ordering::Relaxed);
                 None
             }
@@ -158,6 +209,21 @@ pub struct Filling {
 }
 
 impl Filling {
+    /// These pieces and then the end: for the tests of a cache.
+    #[must_use]
+    pub fn of(pieces: impl IntoIterator<Item = Bytes>) -> Self {
+        let (sender, from) = mpsc::channel(PIECES_AHEAD);
+        let ahead = Arc::new(AtomicUsize::new(0));
+        for piece in pieces {
+            ahead.fetch_add(piece.len(), Ordering::Relaxed);
+            // More than there is room for are left out, as they are for a cache that is too slow.
+            if sender.try_send(piece).is_err() {
+                break;
+            }
+        }
+        Self { from, ahead, last: 0 }
+    }
+
     /// The next bytes; `None` at the end, and also when the download was given up.
     pub async fn next(&mut self) -> Option<Bytes> {
         self.ahead.fetch_sub(std::mem::take(&mut self.last), Ordering::Relaxed);

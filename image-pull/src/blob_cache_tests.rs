@@ -20,7 +20,11 @@ use crate::testing::{Bench, KEK, Layer, MemoryRegistry, Pieces, Tar, chain_of, e
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Manner {
     Honest,
-    /// Nobody is there.
+    /// Nobody is there, and that is said.
+    Absent,
+    /// Nobody is there, and nothing is said.
+    Nowhere,
+    /// Gone when it is asked for a blob.
     Refuses,
     /// An answer that is none.
     Fails,
@@ -51,6 +55,8 @@ struct MemoryCache {
     holds: Option<Arc<Notify>>,
     put_over: Notify,
     broke: AtomicBool,
+    /// Bytes given to it, whole or not.
+    given: AtomicUsize,
 }
 
 impl MemoryCache {
@@ -63,6 +69,7 @@ impl MemoryCache {
             holds: None,
             put_over: Notify::new(),
             broke: AtomicBool::new(false),
+            given: AtomicUsize::new(0),
         }
     }
 
@@ -101,6 +108,14 @@ impl BlobReader for Then {
 
 #[async_trait::async_trait]
 impl BlobCache for MemoryCache {
+    async fn reach(&self) -> Result<(), CacheError> {
+        match self.manner {
+            Manner::Absent => Err(CacheError::Unreachable(std::io::ErrorKind::ConnectionReset.into())),
+            Manner::Nowhere => std::future::pending().await,
+            _ => Ok(()),
+        }
+    }
+
     async fn get(&self, digest: &Digest) -> Result<Option<Box<dyn BlobReader>>, CacheError> {
         self.asked.lock().unwrap().push(*digest);
         let blob = self.blobs.lock().unwrap().get(digest).cloned();
@@ -134,6 +149,7 @@ impl BlobCache for MemoryCache {
         while let Some(more) = bytes.next().await {
             whole.extend_from_slice(&more);
         }
+        self.given.store(whole.len(), Ordering::SeqCst);
         if whole.len() as u64 == size {
             self.blobs.lock().unwrap().insert(*digest, whole);
         } else {
@@ -161,7 +177,12 @@ fn layers() -> Vec<Layer> {
 }
 
 /// Long for what comes, short for what does not. No test is right or wrong by how long something took.
-const PATIENCE: Patience = Patience { answer: Duration::from_millis(200), window: Duration::from_millis(200), ..Patience::DEFAULT };
+const PATIENCE: Patience = Patience {
+    reach: Duration::from_secs(60),
+    answer: Duration::from_millis(200),
+    window: Duration::from_millis(200),
+    ..Patience::DEFAULT
+};
 
 async fn pull(bench: &Bench, cache: &Arc<MemoryCache>, image: &Reference) -> Result<PulledImage, PullError> {
     let puller = bench.puller().with_cache(cache.clone()).with_patience(PATIENCE);
@@ -228,7 +249,21 @@ async fn a_cache_that_lies_breaks_or_stalls_is_caught_and_the_registry_asked_onc
 }
 
 #[tokio::test]
-async fn a_cache_that_is_not_there_fails_or_is_silent_is_not_asked_again_in_this_pull() {
+async fn where_no_cache_is_none_is_asked_or_given_anything() {
+    for manner in [Manner::Absent, Manner::Nowhere] {
+        let (bench, layers) = (Bench::new(), layers());
+        let cache = MemoryCache::with(manner, &layers);
+        let reach = if manner == Manner::Nowhere { Duration::from_millis(50) } else { PATIENCE.reach };
+        let puller = bench.puller().with_cache(cache.clone()).with_patience(Patience { reach, ..PATIENCE });
+        let policy = SignaturePolicy::insecure_accept_anything();
+        let image = puller.pull(&bench.registry.image(&layers), &policy, &bench.store, &|_| {}).await.unwrap();
+        is_right(&bench, &image);
+        assert_eq!((cache.asked(), cache.puts.load(Ordering::SeqCst)), (0, 0), "{manner:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_cache_that_is_gone_fails_or_is_silent_is_not_asked_again_in_this_pull() {
     for manner in [Manner::Refuses, Manner::Fails, Manner::Silent] {
         let (mut bench, layers) = (Bench::new(), layers());
         bench.config.parallel_layers = 1;
@@ -331,6 +366,33 @@ async fn a_cache_that_takes_nothing_does_not_hold_the_pull() {
     release.notify_one();
     cache.put_over.notified().await;
     assert!(cache.broke.load(Ordering::SeqCst) && !cache.has(&layer));
+}
+
+/// Gives a blob in pieces of a mebibyte.
+struct Large(Bytes);
+
+#[async_trait::async_trait]
+impl BlobReader for Large {
+    async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        let length = self.0.len().min(1 << 20);
+        Ok((length > 0).then(|| self.0.split_to(length)))
+    }
+}
+
+#[tokio::test]
+async fn what_waits_for_a_slow_cache_is_bounded_in_bytes() {
+    let bench = Bench::new();
+    let registry: Arc<dyn Registry> = bench.registry.clone();
+    let release = Arc::new(Notify::new());
+    let cache = Arc::new(MemoryCache { holds: Some(release.clone()), ..MemoryCache::new(Manner::Honest) });
+    let pull = PullCache::new(Some(cache.clone()), PATIENCE, &registry, &"r.io/a".parse().unwrap());
+    let blob = Bytes::from(vec![0; 12 << 20]);
+    let mut teed = pull.tee(Digest::of(&blob), 12 << 20, false, Box::new(Large(blob)));
+    while teed.next().await.unwrap().is_some() {}
+    release.notify_one();
+    cache.put_over.notified().await;
+    assert_eq!(cache.given.load(Ordering::SeqCst), 8 << 20);
+    assert!(cache.broke.load(Ordering::SeqCst));
 }
 
 #[tokio::test]

@@ -296,6 +296,7 @@ impl Puller {
             return Err(PullError::NoDigest(reference.to_string()));
         }
         cosign::preflight(policy, reference)?;
+        let cache = PullCache::new(self.cache.clone(), self.patience, &self.registry, reference);
         let (digests, manifest) = self.manifest(reference).await?;
         timings.manifest = clock.end(Phase::Manifest);
 
@@ -314,7 +315,7 @@ impl Puller {
 
         let budget = Arc::new(Budget::default());
         let came = Arc::new(Came::default());
-        let stored = self.layers(reference, &manifest.layers, &diff_ids, keys, store, &budget, &came).await?;
+        let stored = self.layers(reference, &manifest.layers, &diff_ids, keys, store, &cache, &budget, &came).await?;
         self.settle(&stored, store).await?;
         timings.layers = clock.end(Phase::Layers);
         timings.downloaded = came.downloaded.load(Ordering::Relaxed);
@@ -410,12 +411,12 @@ impl Puller {
         diff_ids: &[Digest],
         keys: Vec<Option<LayerKey>>,
         store: &LayerStore,
+        cache: &PullCache,
         budget: &Arc<Budget>,
         came: &Arc<Came>,
     ) -> Result<Vec<(Stored, bool)>, PullError> {
         let (cancel, cancelled) = watch::channel(false);
         let permits = Arc::new(Semaphore::new(self.config.parallel_layers.max(1)));
-        let cache = PullCache::new(self.cache.clone(), self.patience, &self.registry, reference);
         let mut tasks = JoinSet::new();
         let mut below = None;
         for (index, ((layer, diff_id), key)) in layers.iter().zip(diff_ids).zip(keys).enumerate() {

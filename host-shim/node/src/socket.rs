@@ -1,4 +1,4 @@
-//! The unix socket containerd connects to.
+//! The unix sockets containerd and guests connect to.
 //!
 //! Invariants: only this user can open it from the first instant on, and a socket another service answers on is never taken away.
 //! A service manager may hold the socket instead (`LISTEN_FDS`, sd_listen_fds(3)): then containerd's calls wait during a restart of
@@ -13,15 +13,15 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use nix::sys::stat::{Mode, umask};
 
-/// Binds the socket, replacing one nobody listens on any more. To be called before any other thread runs (the umask is the process's).
-pub(crate) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+/// Binds the socket that `option` names, replacing one nobody listens on any more. To be called before any other thread runs (the umask is the process's).
+pub(crate) fn bind(path: &Path, option: &str) -> anyhow::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
-            bail!("{} exists and is not a socket; choose another path for --socket", path.display())
+            bail!("{} exists and is not a socket; choose another path for {option}", path.display())
         }
         Ok(_) => {
             if UnixStream::connect(path).is_ok() {
-                bail!("another service answers on {}; stop it or choose another path for --socket", path.display());
+                bail!("another service answers on {}; stop it or choose another path for {option}", path.display());
             }
             std::fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {}", path.display()))?;
         }

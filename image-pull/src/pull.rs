@@ -516,7 +516,7 @@ impl LayerTask {
             return Err(LayerError::Cancelled);
         }
         let (diff_id, size) = (job.diff_id, job.size);
-        let (pending, unpacked) = match self.from_cache(&job).await? {
+        let (pending, unpacked) = match self.cached(&job).await? {
             Some(fetched) => {
                 self.came.cached.fetch_add(size, Ordering::Relaxed);
                 fetched
@@ -533,7 +533,7 @@ impl LayerTask {
     }
 
     /// The layer from the node's cache: `None` if it is not there, or is not what it has to be, of which nothing is left then.
-    async fn from_cache(&self, job: &Job) -> Result<Option<(Pending, Unpacked)>, LayerError> {
+    async fn cached(&self, job: &Job) -> Result<Option<(Pending, Unpacked)>, LayerError> {
         let Some(blob) = self.cache.open(&job.digest, job.key.is_some()).await else { return Ok(None) };
         let (attempt, before) = job.budget.attempt();
         let attempt = Arc::new(attempt);

@@ -30,6 +30,11 @@ pub const AGENT_VSOCK_PORT: u32 = 1024;
 /// there is not an error.
 pub const READY_VSOCK_PORT: u32 = 1023;
 
+/// The vsock port on the host (CID 2) on which the node's blob cache is, where there is one.
+///
+/// Below 1024, so that no unprivileged program of the host can take it: not that the guest trusts who listens there, but it tells it which layers it needs.
+pub const BLOBS_VSOCK_PORT: u32 = 1022;
+
 /// Where files copied into the guest live; also what mounts of a container may have as their source.
 pub const SHARED_DIR: &str = "/run/kata-containers/shared/containers";
 

@@ -12,7 +12,7 @@ use kata_cc_agent_protocol::rpc::agent::{
 };
 use kata_cc_policy::initdata::Initdata;
 use kata_cc_vmm::config::Config;
-use kata_cc_vmm::plan::{INITDATA_ANNOTATION, LaunchPlan, Vsock, plan};
+use kata_cc_vmm::plan::{BLOBS_PORT, INITDATA_ANNOTATION, LaunchPlan, Vsock, guest_port_socket, plan};
 use kata_cc_vmm::request::{CpuLimit, Host, InitdataDigest, PodRequest, SandboxId};
 use kata_cc_vmm::run::{Inherited, Qemu, ReadyListener, VmExit, Vmm as _, reserve_vsock, vhost_net};
 use kata_cc_vmm::run_dir::RunDir;
@@ -113,7 +113,13 @@ impl Machine {
             dir.write("initdata.img", &initdata.to_disk_image()).map_err(Error::host("cannot write the initdata disk"))?;
         }
         let ready = match &plan.vsock {
-            Vsock::VhostUser { socket, .. } => Some(ReadyListener::bind(socket).map_err(Error::host("cannot listen for the agent"))?),
+            Vsock::VhostUser { socket, node_blobs, .. } => {
+                if let Some(node_blobs) = node_blobs {
+                    let link = dir.link(&guest_port_socket(socket, BLOBS_PORT), node_blobs);
+                    link.map_err(Error::host("cannot connect the pod with the node's blob cache"))?;
+                }
+                Some(ReadyListener::bind(socket).map_err(Error::host("cannot listen for the agent"))?)
+            }
             Vsock::Kernel { .. } => None,
         };
         let mut inherited = Inherited { vhost_vsock: reserved.map(|(_, fd)| fd), ..Default::default() };
@@ -243,4 +249,16 @@ async fn set_network(agent: &Agent, network: &PodNetwork) -> Result<(), Error> {
         agent.client().add_arp_neighbors(agent.context(), &request).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    /// Host and guest name the same ports: the one crate they share has them, and the planner, which does not know that crate, has them again.
+    #[test]
+    fn host_and_guest_mean_the_same_ports() {
+        use kata_cc_agent_protocol as guest;
+        use kata_cc_vmm::plan as host;
+        assert_eq!((host::AGENT_PORT, host::READY_PORT), (guest::AGENT_VSOCK_PORT, guest::READY_VSOCK_PORT));
+        assert_eq!(host::BLOBS_PORT, guest::BLOBS_VSOCK_PORT);
+    }
 }

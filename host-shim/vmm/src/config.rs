@@ -75,6 +75,9 @@ pub struct Config {
     /// How the guest's vsock is carried.
     #[serde(default)]
     pub vsock: VsockMode,
+    /// The unix socket on which `kata-cc-node` serves blobs (`--blobs-socket`), for guests whose vsock is carried by a process. Where the kernel carries it,
+    /// guests reach the node's vsock port without this.
+    pub node_blobs: Option<PathBuf>,
     /// Whether the machine joins the pod's cgroup on the host and is counted as the pod's.
     #[serde(default = "default_true")]
     pub pod_cgroup: bool,
@@ -262,7 +265,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let tee = self.tee;
         let snp = self.snp.as_ref();
-        let paths: [(&'static str, Option<&PathBuf>); 11] = [
+        let paths: [(&'static str, Option<&PathBuf>); 12] = [
             ("qemu", self.qemu.as_ref()),
             ("firmware", self.firmware.as_ref()),
             ("kernel", Some(&self.kernel)),
@@ -272,6 +275,7 @@ impl Config {
             ("snp.id_block", snp.and_then(|snp| snp.id_block.as_ref())),
             ("snp.id_auth", snp.and_then(|snp| snp.id_auth.as_ref())),
             ("vhost_device_vsock", Some(&self.vhost_device_vsock)),
+            ("node_blobs", self.node_blobs.as_ref()),
             ("simulation.tee_sim", self.simulation.as_ref().map(|simulation| &simulation.tee_sim)),
             ("simulation.keys", self.simulation.as_ref().map(|simulation| &simulation.keys)),
         ];
@@ -313,6 +317,10 @@ impl Config {
         }
         if tee != TeeKind::Sim && self.vsock == VsockMode::VhostUser {
             return Err(value_error("vsock", "\"vhost-user\" shares the guest's memory with a process and is only for tee = \"sim\""));
+        }
+        if self.node_blobs.is_some() && !self.vsock_by_process() {
+            let problem = "applies where a process carries the guest's vsock; the kernel brings guests to the node's own port (`kata-cc-node --blobs-vsock`)";
+            return Err(value_error("node_blobs", problem));
         }
         if let Some(Err(error)) = self.cpu_model.as_deref().map(|name| CpuModel::named(tee, name)) {
             return Err(value_error("cpu_model", error.to_string()));
@@ -357,6 +365,16 @@ impl Config {
     #[must_use]
     pub fn memory_set_aside_mib(&self) -> u32 {
         if self.tee == TeeKind::Se { self.se.clone().unwrap_or_default().swiotlb_mib.mib() } else { 0 }
+    }
+
+    /// Whether a process carries the guest's vsock, and not the kernel.
+    #[must_use]
+    pub fn vsock_by_process(&self) -> bool {
+        match self.vsock {
+            VsockMode::VhostUser => true,
+            VsockMode::Kernel => false,
+            VsockMode::Auto => self.tee == TeeKind::Sim,
+        }
     }
 
     /// The QEMU binary.
@@ -433,6 +451,10 @@ keys = "/var/lib/kata-cc/tee-sim"
         refused(&SIM.replace("default_vcpus = 0", "default_vcpus = 0.5"), "in quotes");
         refused(&format!("allowed_annotations = [\"kernel\"]\n{SIM}"), "kernel");
         refused("tee = \"snp\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"\nvsock = \"vhost-user\"", "vsock");
+        let kernel = "tee = \"snp\"\nfirmware = \"/f\"\nkernel = \"/k\"\ninitrd = \"/i\"\nnode_blobs = \"/b\"";
+        refused(kernel, "--blobs-vsock");
+        refused(&format!("vsock = \"kernel\"\nnode_blobs = \"/b\"\n{SIM}"), "--blobs-vsock");
+        refused(&format!("node_blobs = \"b\"\n{SIM}"), "absolute");
         refused("tee = \"se\"\nkernel = \"/k\"\n[se]\nswiotlb_mib = 500", "power of two");
         refused("tee = \"se\"\nkernel = \"/k\"\nmax_memory_mib = 1023", "less the 512 of [se] swiotlb_mib");
         Config::parse("tee = \"se\"\nkernel = \"/k\"\nmax_memory_mib = 1024").unwrap();

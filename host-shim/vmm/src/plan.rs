@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{AllowedAnnotation, Config, VsockMode};
+use crate::config::{AllowedAnnotation, Config};
 use crate::cpu_model::{CpuModel, UnknownCpuModel};
 use crate::cpus::{Vcpus, VcpusError};
 use crate::request::{CpuLimit, Host, InitdataDigest, Mac, PodRequest, SandboxId};
@@ -25,6 +25,8 @@ pub const INITDATA_ANNOTATION: &str = "io.katacontainers.config.hypervisor.cc_in
 pub const AGENT_PORT: u32 = 1024;
 /// The host-side vsock port the agent connects to when it begins to serve: readiness as an event. Nothing is read from it.
 pub const READY_PORT: u32 = 1023;
+/// The host-side vsock port on which the node's blob cache is, for guests that look for one.
+pub const BLOBS_PORT: u32 = 1022;
 /// The address of a guest whose vsock is carried by a process of its own: unique per process, so it may be constant.
 pub const VHOST_USER_CID: u32 = 3;
 /// Below this, kernel and agent do not come up.
@@ -47,6 +49,9 @@ pub enum Vsock {
         device_socket: PathBuf,
         /// `CONNECT <port>` here; the guest's own connections to port P arrive at this path with `_P` appended.
         socket: PathBuf,
+        /// Where the guest's connections to [`BLOBS_PORT`] are to arrive: the socket of the node's blob cache. Without it they are refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node_blobs: Option<PathBuf>,
     },
     /// By the host kernel, through an inherited `/dev/vhost-vsock` descriptor.
     Kernel {
@@ -311,17 +316,13 @@ fn memory(config: &Config, base_mib: u32, limits: &[u64]) -> Result<u32, PlanErr
 }
 
 fn vsock(config: &Config, host: Host, dir: &Path) -> Result<Vsock, PlanError> {
-    let by_process = match config.vsock {
-        VsockMode::VhostUser => true,
-        VsockMode::Kernel => false,
-        VsockMode::Auto => config.tee == TeeKind::Sim,
-    };
-    if by_process {
+    if config.vsock_by_process() {
         Ok(Vsock::VhostUser {
             cid: VHOST_USER_CID,
             helper: config.vhost_device_vsock.clone(),
             device_socket: dir.join("vhost.sock"),
             socket: dir.join("vsock.sock"),
+            node_blobs: config.node_blobs.clone(),
         })
     } else {
         let cid = host.vsock_cid.ok_or(PlanError::NoKernelVsock(config.tee))?;

@@ -204,3 +204,14 @@ fn ac_10_an_id_block_is_planned_only_for_the_class_that_names_it_and_its_policy(
     simulated.id_block = Some(signed(0x3_0000));
     assert_eq!(plan(&config(""), &simulated), Err(PlanError::IdBlock { named: false }));
 }
+
+#[test]
+fn the_nodes_blob_cache_is_in_the_plan_of_a_class_that_names_it() {
+    let named = plan(&config("node_blobs = \"/run/kata-cc/blobs.sock\""), &request()).unwrap();
+    let Vsock::VhostUser { node_blobs, .. } = &named.vsock else { panic!("{:?}", named.vsock) };
+    assert_eq!(node_blobs.as_deref(), Some(Path::new("/run/kata-cc/blobs.sock")));
+    let json = serde_json::to_string(&named).unwrap();
+    assert_eq!(serde_json::from_str::<LaunchPlan>(&json).unwrap(), named);
+    let other = serde_json::to_string(&plan(&config(""), &request()).unwrap()).unwrap();
+    assert!(json.contains("/run/kata-cc/blobs.sock") && !other.contains("node_blobs"), "{other}");
+}

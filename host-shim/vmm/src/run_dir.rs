@@ -63,6 +63,11 @@ impl RunDir {
         Ok(path)
     }
 
+    /// Makes a symbolic link to something outside that is not the pod's and stays when the directory goes. The name must not exist yet.
+    pub fn link(&self, link: &Path, target: &Path) -> io::Result<()> {
+        std::os::unix::fs::symlink(target, link).map_err(|error| context("create", link, &error))
+    }
+
     /// Records a process started for the pod.
     pub fn record_process(&self, name: &str, pid: u32) -> io::Result<()> {
         let Some(start) = start_time(pid) else { return Ok(()) };
@@ -137,7 +142,13 @@ mod tests {
         assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
         dir.write("a", b"b").unwrap();
         assert!(dir.write("a", b"b").is_err());
+        let outside = base.path().join("outside");
+        fs::write(&outside, "stays").unwrap();
+        dir.link(&dir.join("link"), &outside).unwrap();
+        assert!(dir.link(&dir.join("link"), &outside).is_err());
+        assert_eq!(fs::read(dir.join("link")).unwrap(), b"stays");
         dir.remove().unwrap();
+        assert_eq!(fs::read(&outside).unwrap(), b"stays");
         dir.remove().unwrap();
         RunDir::remove_leftovers(&base.path().join("run"), &id()).unwrap();
     }

@@ -182,7 +182,7 @@ impl Started {
     /// Starts the vsock helper and the report service, and connects to the helper.
     async fn helpers(&mut self, plan: &LaunchPlan, dir: &RunDir) -> Result<Option<OwnedFd>, LaunchError> {
         let mut helper_socket = None;
-        if let Vsock::VhostUser { cid, helper, device_socket, socket } = &plan.vsock {
+        if let Vsock::VhostUser { cid, helper, device_socket, socket, .. } = &plan.vsock {
             let watch = vsock::SocketWatch::new(dir.path()).map_err(host("cannot watch the pod's directory"))?;
             let arguments = qemu::vsock_helper(*cid, device_socket, socket);
             let helper = Process::spawn("vhost-device-vsock", helper, arguments, Vec::new(), dir);

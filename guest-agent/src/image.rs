@@ -16,6 +16,7 @@ use kata_cc_policy::guest_config::{ImageConfig, ResourceUri as ConfigUri};
 use thiserror::Error;
 use tokio::sync::OnceCell;
 
+use crate::blob_cache::NodeCache;
 use crate::kbs::{Broker, BrokerError};
 use crate::timeline::Timeline;
 
@@ -175,7 +176,8 @@ impl Images {
             parallel_layers: parallel.and_then(|n| usize::try_from(n).ok()).unwrap_or(defaults.parallel_layers),
             ..defaults
         };
-        Ok(Ready { puller: Puller::new(config, Arc::new(FromBroker(self.broker.clone())))?, policy, store: LayerStore::open(STORE)? })
+        let puller = Puller::new(config, Arc::new(FromBroker(self.broker.clone())))?.with_cache(Arc::new(NodeCache));
+        Ok(Ready { puller, policy, store: LayerStore::open(STORE)? })
     }
 
     async fn fetch(&self, uri: &ConfigUri, what: &'static str) -> Result<Secret, ImageError> {

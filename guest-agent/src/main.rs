@@ -12,6 +12,7 @@
 mod aael;
 mod asker;
 mod attest;
+mod blob_cache;
 mod boot;
 mod config;
 mod container;

@@ -1,4 +1,4 @@
-//! The guest's vsock: the host's connections and nobody else's, with writes kept small.
+//! The guest's vsock: the host's connections and nobody else's, and ours to the host, with writes kept small.
 //!
 //! A program in the pod can open a vsock to this guest too where the kernel has a loopback transport, and then it would be heard as the
 //! host is, who may for example end containers. The peer's address is the kernel's word: only the host has the one of the host.
@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use futures::Stream;
 use kata_cc_agent_protocol::rpc::ttrpc::r#async::transport::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener};
+use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 
 /// The largest write.
 const MAX_WRITE: usize = 16 * 1024;
@@ -50,6 +50,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SmallWrites<S> {
 pub(crate) fn listen(port: u32) -> io::Result<Listener> {
     let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))?;
     Ok(Listener::new(connections(listener)))
+}
+
+/// Connects to a port of the host.
+///
+/// # Errors
+/// When nobody listens there, or the guest has no vsock device.
+pub(crate) async fn connect(port: u32) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+    VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port)).await.map(SmallWrites)
 }
 
 fn connections(listener: VsockListener) -> impl Stream<Item = io::Result<impl AsyncRead + AsyncWrite + Send + Sync + 'static>> + Send {

@@ -104,6 +104,16 @@ impl Containerd {
         [self.containerd.pid(), self.node.pid()]
     }
 
+    /// Where the node has its blobs.
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.work.join("node/blobs")
+    }
+
+    /// The socket of the node's blob cache.
+    pub(crate) fn blobs_socket() -> PathBuf {
+        PathBuf::from(RUN).join("blobs.sock")
+    }
+
     /// Bytes of layer blobs in containerd's content store: what the host downloaded of what it must not need.
     pub(crate) fn content_bytes(&self) -> Result<u64> {
         let mut sum = 0;
@@ -117,10 +127,19 @@ impl Containerd {
 
 fn start_node(artifacts: &Artifacts, work: &Path) -> Result<Service> {
     let socket = PathBuf::from(RUN).join("node.sock");
-    let _ = fs::remove_file(&socket);
+    let blobs = Containerd::blobs_socket();
+    for left in [&socket, &blobs] {
+        let _ = fs::remove_file(left);
+    }
     Service::start(
         "kata-cc-node",
-        Command::new(artifacts.bin("kata-cc-node")).arg("--socket").arg(&socket).arg("--state").arg(work.join("node")),
+        Command::new(artifacts.bin("kata-cc-node"))
+            .arg("--socket")
+            .arg(&socket)
+            .arg("--state")
+            .arg(work.join("node"))
+            .arg("--blobs-socket")
+            .arg(blobs),
         work.join("node.log"),
         &Ready::Unix(socket),
     )

@@ -64,6 +64,10 @@ pub(crate) async fn run_all(world: &mut World, tally: &mut Tally) -> Result<()> 
         crate::secrets::sealed_secrets(world).await,
     );
     tally.note("gives a container what is its own and nothing of another's", crate::secrets::resources_by_container(world).await);
+    tally.note(
+        "downloads nothing for the second pod of an image, and catches a node that gives other bytes",
+        crate::blobs::node_cache(world).await,
+    );
     tally.note("leaves the layers to the guest: containerd holds no layer blob", no_layers(world));
     tally.note("keeps secrets out of every file and command line of the host (AC-61)", canaries(world).await);
     tally.note("keeps its run directory to itself (AC-67)", private_run_dir(world).await);

@@ -5,6 +5,7 @@
 mod aml;
 mod artifacts;
 mod bench;
+mod blobs;
 mod broker;
 mod cgroup;
 mod containerd;

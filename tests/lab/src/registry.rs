@@ -16,6 +16,7 @@ use crate::process::{Ready, Service, run, run_with};
 pub(crate) struct Registry {
     service: Service,
     storage: PathBuf,
+    log: PathBuf,
 }
 
 /// A pair of cosign keys, made by cosign.
@@ -46,18 +47,26 @@ impl Registry {
                 Self::address()
             ),
         )?;
+        let log = work.join("registry.log");
         let service = Service::start(
             "docker-registry",
             Command::new("docker-registry").arg("serve").arg(&config),
-            work.join("registry.log"),
+            log.clone(),
             &Ready::Tcp(Self::address().parse()?),
         )?;
-        Ok(Registry { service, storage })
+        Ok(Registry { service, storage, log })
     }
 
     /// Process id, for the list of what may run.
     pub(crate) fn pid(&self) -> u32 {
         self.service.pid()
+    }
+
+    /// How often a blob was asked for and given, by the registry's own access log.
+    pub(crate) fn blob_requests(&self, digest: &str) -> Result<usize> {
+        let log = fs::read_to_string(&self.log).with_context(|| format!("cannot read {}", self.log.display()))?;
+        let asked = format!("/blobs/{digest} HTTP/");
+        Ok(log.lines().filter(|line| line.contains("\"GET /v2/") && line.contains(&asked)).count())
     }
 
     /// Flips one bit of a stored blob, as a registry (or whoever owns its disk) can.

@@ -394,6 +394,16 @@ impl World {
         Ok(self.registry.layers(&self.images["good"])?.len())
     }
 
+    /// Digests of the layers of one of the lab's images.
+    pub(crate) fn layers(&self, image: &str) -> Result<Vec<String>> {
+        self.registry.layers(self.images.get(image).with_context(|| format!("the lab has no image {image}"))?)
+    }
+
+    /// The registry.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// The lab's directory.
     pub(crate) fn work(&self) -> &Path {
         &self.work
@@ -512,6 +522,11 @@ fn make_handlers(artifacts: &Artifacts, work: &Path, sim: &Path) -> Result<Vec<H
     };
     let qemu = Path::new("/usr/bin/qemu-system-x86_64");
     add("kata-cc", &artifacts.initrd(), KERNEL_PARAMS, qemu)?;
+    // The same with the node's blob cache. A key of the configuration itself, so before its first section.
+    add(crate::blobs::HANDLER, &artifacts.initrd(), KERNEL_PARAMS, qemu)?;
+    let config = work.join(format!("{}.toml", crate::blobs::HANDLER));
+    let text = fs::read_to_string(&config)?;
+    fs::write(&config, format!("node_blobs = \"{}\"\n{text}", Containerd::blobs_socket().display()))?;
 
     let changed = work.join("changed.cpio");
     let mut initrd = fs::read(artifacts.initrd())?;

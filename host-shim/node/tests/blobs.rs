@@ -22,7 +22,7 @@ struct Running(Child);
 impl Running {
     fn start(dir: &Path) -> Self {
         let mut command = command(dir);
-        Self(command.arg("--blobs-socket").arg(dir.join("blobs.sock")).arg("--blobs-size").arg("4MiB").spawn().unwrap())
+        Self(command.arg("--blobs-socket").arg(dir.join("blobs.sock")).arg("--blobs-size").arg("4MiB").spawn().expect("the service starts"))
     }
 }
 
@@ -44,10 +44,10 @@ fn ask(dir: &Path, head: &str, body: &[u8]) -> Vec<u8> {
             connected
         })
         .expect("the service listens");
-    stream.write_all(format!("{head}\r\nhost: node\r\n\r\n").as_bytes()).unwrap();
-    stream.write_all(body).unwrap();
+    stream.write_all(format!("{head}\r\nhost: node\r\n\r\n").as_bytes()).expect("the service reads");
+    stream.write_all(body).expect("the service reads");
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
+    stream.read_to_end(&mut answer).expect("the service answers");
     answer
 }
 

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_every_zstd_frame_and_skips_skippable_ones() {
+    fn ac76_reads_every_zstd_frame_and_skips_skippable_ones() {
         let skippable = [0x5f, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3];
         let long = (0..300_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect::<Vec<u8>>();
         let blob = [skippable.to_vec(), zstd(b"one "), skippable.to_vec(), zstd(&long), skippable.to_vec()].concat();
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_garbage_after_zstd_truncation_and_a_cut_skippable_frame() {
+    fn ac76_refuses_garbage_after_zstd_truncation_and_a_cut_skippable_frame() {
         let good = zstd(&vec![7u8; 100_000]);
         assert!(all(Compression::Zstd, &[good.clone(), b"garbage!".to_vec()].concat()).is_err());
         assert!(all(Compression::Zstd, &good[..good.len() - 1]).is_err());
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_zstd_window_beyond_the_limit_before_allocating() {
+    fn ac43_refuses_a_zstd_window_beyond_the_limit_before_allocating() {
         // Window descriptor 0xa8: exponent 21, 2 GiB.
         let bomb = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 0x01, 0x00, 0x00];
         assert!(all(Compression::Zstd, &bomb).unwrap_err().to_string().contains("window of 2147483648"));

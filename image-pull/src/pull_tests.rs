@@ -149,6 +149,23 @@ async fn an_implied_directory_takes_nothing_from_what_its_own_layer_hides() {
     }
 }
 
+#[tokio::test]
+async fn ac48_labels_and_users_of_a_configuration_are_data() {
+    let bench = Bench::new();
+    let layers = two_layers();
+    let plain = bench.pull(&bench.registry.image(&layers)).await.unwrap();
+    let mut config = config_of(&layers);
+    config["config"]["User"] = json!("4294967296:4294967296");
+    config["config"]["Labels"] =
+        json!({"io.katacontainers.config.hypervisor.path": "/bin/sh", "org.opencontainers.image.base.name": "../x"});
+    let manifest = bench.registry.manifest_value(&layers, &config);
+    let image = bench.pull(&reference(&bench.registry.put_manifest(&manifest, OCI_MANIFEST))).await.unwrap();
+    // Handed on as it is, to whoever asks the policy; the layers are the same directories, mounted in the same way.
+    assert_eq!(image.config.config().as_ref().unwrap().user().as_deref(), Some("4294967296:4294967296"));
+    let [upper, work] = ["/upper", "/work"].map(std::path::Path::new);
+    assert_eq!(overlay_options(&image, upper, work), overlay_options(&plain, upper, work));
+}
+
 // Signatures: AC-46, AC-73.
 
 /// A fixed test key pair: never used for anything else.
@@ -208,7 +225,7 @@ async fn accepts_a_signature_of_the_index_the_image_was_found_through() {
 }
 
 #[tokio::test]
-async fn refuses_unsigned_wrongly_signed_and_rejected_images_before_any_layer_or_key() {
+async fn ac46_refuses_unsigned_wrongly_signed_and_rejected_images_before_any_layer_or_key() {
     let bench = Bench::new();
     let layers: Vec<Layer> = two_layers().into_iter().map(|layer| layer.encrypted(&KEK)).collect();
     let image = bench.registry.image(&layers);
@@ -250,7 +267,7 @@ async fn refuses_unsigned_wrongly_signed_and_rejected_images_before_any_layer_or
 }
 
 #[tokio::test]
-async fn the_signature_policy_is_asked_again_for_layers_that_are_there() {
+async fn ac73_the_signature_policy_is_asked_again_for_layers_that_are_there() {
     let bench = Bench::new();
     let image = bench.registry.image(&two_layers());
     bench.pull(&image).await.unwrap();
@@ -259,7 +276,7 @@ async fn the_signature_policy_is_asked_again_for_layers_that_are_there() {
 }
 
 #[tokio::test]
-async fn a_rejecting_policy_and_a_reference_without_digest_cost_no_request() {
+async fn ac46_a_rejecting_policy_and_a_reference_without_digest_cost_no_request() {
     let bench = Bench::new();
     let image = bench.registry.image(&two_layers());
     let reject = SignaturePolicy::parse(br#"{"default":[{"type":"reject"}]}"#).unwrap();

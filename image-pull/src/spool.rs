@@ -190,6 +190,29 @@ mod tests {
     }
 
     #[test]
+    fn ac78_a_failure_stays_one_however_often_is_read() {
+        let layer = Layer::plain(&vec![7; 2 * PIECE]).encrypted(&KEK);
+        let sealed = Sealed::from_annotations(&layer.annotations).unwrap();
+        let key = sealed.unwrap(&sealed.packets()[0], &Secret::new(KEK.to_vec())).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let same = file.try_clone().unwrap();
+        let mut spool = Spool::new(file, Tally::expecting(layer.blob.len() as u64, Digest::of(&layer.blob)), &key);
+        spool.take(&layer.blob).unwrap();
+        let (_cancel, cancelled) = watch::channel(false);
+        let mut plaintext = spool.authenticate().unwrap().open(cancelled);
+        same.set_len(PIECE as u64 + 1).unwrap();
+        let mut found = vec![0; PIECE];
+        plaintext.read_exact(&mut found).unwrap();
+        // Also once the bytes are there again: what failed is no end, and nothing comes after it.
+        assert!(plaintext.read(&mut found).is_err());
+        same.set_len(layer.blob.len() as u64).unwrap();
+        for _ in 0..3 {
+            assert!(plaintext.read(&mut found).is_err());
+        }
+        assert!(matches!(plaintext.finish(), Err(LayerError::Spool { .. })));
+    }
+
+    #[test]
     fn a_cut_file_is_no_shorter_layer() {
         let layer = Layer::plain(&vec![7; 2 * PIECE]).encrypted(&KEK);
         let sealed = Sealed::from_annotations(&layer.annotations).unwrap();

@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keeps_nothing_that_was_not_committed_in_this_process() {
+    fn ac50_keeps_nothing_that_was_not_committed_in_this_process() {
         let dir = tempfile::tempdir().unwrap();
         let store = LayerStore::open(dir.path()).unwrap();
         let pending = store.pending().unwrap();

@@ -473,6 +473,10 @@ impl RawHeader<'_> {
         let directory_name = raw_path.ends_with(b"/");
         // The kernel's own bounds. Beyond them mknod(2) drops bits without a word, and 4096:0 would become 0:0, overlayfs's whiteout.
         let device = || -> Result<(u32, u32), String> {
+            // Headers before POSIX have no such fields: Go sees 0:0 there, overlayfs's whiteout, whatever the bytes are.
+            if self.field(257, 6) != b"ustar\0" && self.field(257, 8) != b"ustar  \0" {
+                return Err("a device in a header of the format before POSIX, which has no device numbers".to_owned());
+            }
             let number = |from, what: &str, bound: u32| {
                 let value = self.number(from, 8, what)?;
                 u32::try_from(value).ok().filter(|&n| n < bound).ok_or_else(|| format!("{what} {value}, expected one below {bound}"))

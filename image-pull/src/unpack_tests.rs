@@ -321,6 +321,30 @@ fn refuses_devices_that_are_whiteouts_in_disguise() {
 }
 
 #[test]
+fn ac42_refuses_devices_in_headers_that_have_no_device_numbers() {
+    let mut header = Tar::header(b"null", b'3', 0, b"", 0o666);
+    header[329..336].copy_from_slice(b"0000001");
+    header[337..344].copy_from_slice(b"0000003");
+    for magic in [[0; 8], *b"ustar \x000"] {
+        header[257..265].copy_from_slice(&magic);
+        Tar::seal(&mut header);
+        refused(&Tar::default().raw(header, b"").end(), "a device in a header of the format before POSIX");
+    }
+}
+
+#[test]
+fn ac48_another_spelling_of_a_name_is_the_same_file() {
+    let spelled = ["etc/passwd", "./etc/passwd", "/etc/passwd", "etc//./passwd"];
+    for first in spelled {
+        for second in spelled {
+            let dir = good(&Tar::default().file(first, b"root:x:0:0").file(second, b"last").end());
+            assert_eq!(read(&dir, "etc/passwd"), b"last", "{first} {second}");
+            assert_eq!(entries(&dir.path().join("in/etc")), 1);
+        }
+    }
+}
+
+#[test]
 fn ac35_refuses_devices_other_than_the_harmless_ones() {
     // Memory, the kernel's log, a misc device as the one that asks the TEE for evidence is, a disk, and numbers beside those that are allowed.
     for (major, minor) in [(1, 1), (1, 4), (1, 11), (10, 124), (10, 229), (5, 3), (4, 0), (0, 1)] {

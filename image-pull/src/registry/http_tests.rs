@@ -124,7 +124,7 @@ fn authorization(request: &str) -> Option<&str> {
 }
 
 #[tokio::test]
-async fn a_redirect_never_carries_the_credential_to_another_host() {
+async fn ac47_a_redirect_never_carries_the_credential_to_another_host() {
     let blob = b"layer bytes";
     let (cdn, cdn_seen) = serve(move |_, _| answer("200 OK", &[], blob)).await;
     let to = format!("location: http://{cdn}/bucket?signature=s3cret");
@@ -141,7 +141,7 @@ async fn a_redirect_never_carries_the_credential_to_another_host() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_an_unlisted_plain_or_local_address_is_not_followed_and_shows_no_query() {
+async fn ac47_a_redirect_to_an_unlisted_plain_or_local_address_is_not_followed_and_shows_no_query() {
     let (other, other_seen) = serve(|_, _| answer("200 OK", &[], b"x")).await;
     for scheme in ["http", "https"] {
         let to = format!("location: {scheme}://{}/latest/meta-data?signature=s3cret", other.replace("127.0.0.1", "127.0.0.2"));
@@ -175,7 +175,7 @@ async fn answers_a_bearer_challenge_once_and_keeps_the_token() {
 }
 
 #[tokio::test]
-async fn a_token_service_on_an_unlisted_plain_host_gets_no_login() {
+async fn ac47_a_token_service_on_an_unlisted_plain_host_gets_no_login() {
     let (tokens, tokens_seen) = serve(|_, _| answer("200 OK", &[], br#"{"token":"t"}"#)).await;
     let challenge = format!("www-authenticate: Bearer realm=\"http://{tokens}/token\"");
     let (registry, _) = serve_tls(move |_, _| answer("401 Unauthorized", std::slice::from_ref(&challenge), b""));
@@ -186,7 +186,7 @@ async fn a_token_service_on_an_unlisted_plain_host_gets_no_login() {
 }
 
 #[tokio::test]
-async fn no_login_goes_to_a_listed_plain_registry() {
+async fn ac47_no_login_goes_to_a_listed_plain_registry() {
     let (registry, seen) = serve(|_, _| answer("401 Unauthorized", &["www-authenticate: Basic realm=\"r\"".to_owned()], b"")).await;
     let error = client(&[&registry], Some(&registry)).manifest(&image(&registry), Version::Tag("1"), 100).await.unwrap_err();
     assert!(matches!(error, RegistryError::LoginInClear { .. }), "{error}");
@@ -196,7 +196,7 @@ async fn no_login_goes_to_a_listed_plain_registry() {
 }
 
 #[tokio::test]
-async fn no_login_goes_to_a_token_service_that_plain_http_named_or_that_speaks_it() {
+async fn ac47_no_login_goes_to_a_token_service_that_plain_http_named_or_that_speaks_it() {
     // Whoever sits between writes the challenge, and may have a certificate for a host of his own.
     let (tokens, tokens_seen) = serve_tls(|_, _| answer("200 OK", &[], br#"{"token":"t"}"#));
     let challenge = format!("www-authenticate: Bearer realm=\"https://{tokens}/token\"");
@@ -258,7 +258,7 @@ async fn a_broken_download_goes_on_where_it_broke() {
 }
 
 #[tokio::test]
-async fn reads_no_more_of_a_manifest_than_allowed_whether_or_not_its_length_is_told() {
+async fn ac47_reads_no_more_of_a_manifest_than_allowed_whether_or_not_its_length_is_told() {
     for told in [true, false] {
         let (registry, _) = serve(move |_, _| {
             let bytes = answer("200 OK", &[], &vec![b' '; 50_000]);
@@ -271,7 +271,7 @@ async fn reads_no_more_of_a_manifest_than_allowed_whether_or_not_its_length_is_t
 }
 
 #[tokio::test]
-async fn tries_again_when_told_to_wait_and_takes_404_for_absent() {
+async fn ac47_tries_again_when_told_to_wait_and_takes_404_for_absent() {
     let (registry, seen) = serve(|_, count| match count {
         0 => answer("429 Too Many Requests", &["retry-after: 0".to_owned()], b""),
         _ => answer("404 Not Found", &[], b""),

@@ -166,6 +166,54 @@ async fn ac48_labels_and_users_of_a_configuration_are_data() {
     assert_eq!(overlay_options(&image, upper, work), overlay_options(&plain, upper, work));
 }
 
+/// What is in a layer's directory: path, mode, device, owner, time and content.
+fn listing(root: &std::path::Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut left = vec![root.to_path_buf()];
+    while let Some(path) = left.pop() {
+        let meta = std::fs::symlink_metadata(&path).unwrap();
+        let mut opaque = [0; 2];
+        let opaque = rustix::fs::lgetxattr(&path, "trusted.overlay.opaque", &mut opaque[..]).is_ok();
+        let content = if meta.is_file() { Digest::of(&std::fs::read(&path).unwrap()).to_string() } else { String::new() };
+        // Nothing describes the root in these layers: its time is that of the unpacking.
+        let time = if path == root { 0 } else { meta.mtime() };
+        let what = (meta.mode(), meta.rdev(), meta.uid(), time);
+        found.push(format!("{:?} {what:?} {opaque} {content}", path.strip_prefix(root).unwrap()));
+        if meta.is_dir() {
+            left.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn ac49_layers_unpacked_side_by_side_are_as_one_after_the_other() {
+    if !needs_root("ac49_layers_unpacked_side_by_side_are_as_one_after_the_other") {
+        return;
+    }
+    // The lowest is the largest, so that the whiteouts of the others are unpacked before what they hide.
+    let large = vec![7; 3_000_000];
+    let tars = [
+        Tar::default().dir("d", 0o1777).file("d/large", &large).file("d/gone", b"1").file("e/gone", b"2").end(),
+        Tar::default().file("d/.wh.gone", b"").dir("e", 0o700).file("e/.wh..wh..opq", b"").file("e/new", b"3").end(),
+        Tar::default().file("d/gone/again", b"4").file(".wh.e", b"").end(),
+        Tar::default().file("d/late", b"5").file("e/f", b"6").end(),
+    ];
+    let layers = tars.map(|tar| Layer::plain(&tar));
+    let mut seen = Vec::new();
+    for parallel_layers in [1, 2, 4, 4, 4] {
+        let mut bench = Bench::new();
+        bench.config.parallel_layers = parallel_layers;
+        let image = bench.pull(&bench.registry.image(&layers)).await.unwrap();
+        seen.push(image.layers.iter().map(|layer| listing(&layer.path)).collect::<Vec<_>>());
+    }
+    assert!(seen[0].iter().flatten().any(|line| line.starts_with("\"d/gone\"")) && seen[0][1].iter().any(|line| line.contains("true")));
+    for other in &seen[1..] {
+        assert_eq!(*other, seen[0]);
+    }
+}
+
 // Signatures: AC-46, AC-73.
 
 /// A fixed test key pair: never used for anything else.

@@ -16,6 +16,7 @@ mod lab;
 mod manifest;
 mod oracle;
 mod process;
+mod pull_bench;
 mod repro;
 mod s390x;
 mod sbom;
@@ -121,6 +122,8 @@ enum Bench {
     },
     /// Key broker: latency and throughput with real evidence, its CPU time and memory
     Kbs(kbs_bench::Args),
+    /// Image pull and unpack against containerd, skopeo with umoci, and a pipeline of tools: wall and CPU time, memory
+    Pull(pull_bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -157,6 +160,7 @@ fn run(command: Command) -> Result<ExitCode> {
             return lab::run(&cx, profile, "bench-boot", &lab.with("--runs", runs.to_string()));
         }
         Command::Bench { bench: Bench::Kbs(args) } => return kbs_bench::run(&cx, &args),
+        Command::Bench { bench: Bench::Pull(args) } => return pull_bench::run(&cx, &args),
         Command::Test { profile, options } => return check::test(&cx, profile, &options),
         Command::Check => check::clippy(&cx)?,
         Command::Fmt => check::fmt(&cx)?,

@@ -38,6 +38,8 @@ const ALLOWED: &[(&str, &[&str], &[&str])] = &[
     ("lab", &["evidence", "firmware"], &[]),
     // A guest to the broker's eyes: signs evidence, and verifies it too to know what that costs.
     ("kbs-bench", &["evidence", "kbs-protocol", "tee-sim", "verifier"], &[]),
+    // Pulls as the guest does, and encrypts and pushes what is pulled as the author does.
+    ("pull-bench", &["image-pull"], &[]),
     ("bare-init", &[], &[]),
     ("tidy", &[], &[]),
     ("xtask", &["firmware"], &[]),

@@ -47,6 +47,7 @@ const PACKAGES: &[Package] = &[
     package("xz-utils", "unpacks the kernel's source"),
     package("patch", "changes the kernel's source"),
     package("zstd", "unpacks Debian packages of other releases"),
+    package("pigz", "decompresses in the pull bench's bound, and for containerd there"),
     package("cpio", "lets a person look into an initrd"),
     package("qemu-system-x86", "runs the virtual machines"),
     package("qemu-system-data", "has qboot, the simulation's firmware"),

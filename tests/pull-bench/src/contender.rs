@@ -96,7 +96,7 @@ pub(crate) struct Plan {
 pub(crate) fn check_programs(contenders: &[Contender]) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let there = |program: &str| std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
-    let needed = contenders.iter().flat_map(|contender| contender.programs()).chain(&["docker-registry", "zstd"]);
+    let needed = contenders.iter().flat_map(|contender| contender.programs()).chain(&["docker-registry", "mkfs.ext4", "mount", "zstd"]);
     let mut missing: Vec<&str> = needed.copied().filter(|program| !there(program)).collect();
     missing.sort_unstable();
     missing.dedup();

@@ -3,7 +3,7 @@
 //! ```text
 //! images      made here, always the same bytes; kept in the work directory for the next time
 //! contenders  ours as the guest uses it · containerd · skopeo and umoci · curl | pigz | tar, the bound
-//! runs        for each run, each image, each contender: an empty destination, sync(2), the pull, a count of what came out
+//! runs        for each run, each image, each contender: an empty ext4, sync(2), the pull, a count of what came out
 //! ```
 //! Every contender is a process of its own, ours too, so that time and memory are counted alike. Not a test of time: whatever the ratios are, it succeeds;
 //! it fails if something could not be measured that should have been.
@@ -15,6 +15,7 @@ mod measure;
 mod ours;
 mod registry;
 mod report;
+mod scratch;
 mod service;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use images::{Case, Image};
 use measure::{Interrupt, Sample};
 use registry::Registry;
 use report::{Entry, Report};
+use scratch::Scratch;
 
 #[derive(Debug, Parser)]
 #[command(about, version)]
@@ -49,7 +51,7 @@ enum Command {
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Directory for images and destinations, on the file system to be measured; a GiB or so of images stays there
+    /// Directory for images, of which a GiB or so stays there, and for the file systems that are pulled into
     #[arg(long, value_name = "DIR")]
     work: PathBuf,
     /// Write the result as JSON
@@ -92,6 +94,7 @@ fn run(args: &Args) -> Result<()> {
         bail!("run as root: owners of files are set as the images say, and containerd mounts what it unpacks");
     }
     contender::check_programs(&contenders)?;
+    scratch::own_mounts()?;
     std::fs::create_dir_all(&args.work).with_context(|| format!("cannot make {}", args.work.display()))?;
     let work = args.work.canonicalize()?;
     let registry = Registry::start(&work)?;
@@ -127,7 +130,7 @@ fn run(args: &Args) -> Result<()> {
             }
         }
     }
-    let report = Report::new(&work, args.runs, images, entries)?;
+    let report = Report::new(args.runs, images, entries);
     print!("{report}");
     if let Some(file) = &args.json {
         let text = serde_json::to_string_pretty(&report)? + "\n";
@@ -136,11 +139,11 @@ fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// One pull into an empty directory, and a look at what came out. The directory is gone afterwards, outside the measured time.
+/// One pull into an empty file system, and a look at what came out.
 fn once(contender: Contender, image: &Image, registry: &Registry, destinations: &Path, interrupt: &Interrupt) -> Result<Sample> {
-    let destination = tempfile::tempdir_in(destinations)?;
+    let destination = Scratch::new(destinations)?;
     let mut plan = contender.plan(image, registry, destination.path())?;
-    // What earlier runs and their removal left to be written is not this run's to wait for.
+    // What earlier runs left to be written is not this run's to wait for.
     nix::unistd::sync();
     let sample = measure::measure(&mut plan, interrupt)?;
     let found = contender::count_files(&plan.unpacked)?;

@@ -1,9 +1,7 @@
 //! What was measured, for people and for programs, and which budget is met.
 
 use std::fmt;
-use std::path::Path;
 
-use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::contender::Contender;
@@ -24,7 +22,6 @@ const PEAK_MIB: f64 = 64.0;
 pub(crate) struct Report {
     schema: &'static str,
     cores: usize,
-    file_system: String,
     runs: u16,
     images: Vec<Image>,
     entries: Vec<Entry>,
@@ -117,23 +114,11 @@ fn budgets(entries: &[Entry]) -> Vec<Budget> {
     budgets
 }
 
-/// The type of the file system a directory is on, by `/proc/self/mounts`.
-fn file_system(work: &Path) -> Result<String> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
-    let fields = mounts.lines().filter_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        Some((fields.next()?, fields.next()?))
-    });
-    let innermost = fields.filter(|(at, _)| work.starts_with(at)).max_by_key(|(at, _)| at.len());
-    Ok(innermost.context("the work directory is on no file system")?.1.to_owned())
-}
-
 impl Report {
     /// Of what was measured.
-    pub(crate) fn new(work: &Path, runs: u16, images: Vec<Image>, entries: Vec<Entry>) -> Result<Self> {
+    pub(crate) fn new(runs: u16, images: Vec<Image>, entries: Vec<Entry>) -> Self {
         let budgets = budgets(&entries);
-        let (cores, file_system) = (crate::measure::cores(), file_system(work)?);
-        Ok(Self { schema: "kata-cc/bench-pull-1", cores, file_system, runs, images, entries, budgets })
+        Self { schema: "kata-cc/bench-pull-1", cores: crate::measure::cores(), runs, images, entries, budgets }
     }
 }
 
@@ -141,8 +126,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "pull and unpack, {} cores shared with the registry, {}, runs: {}; median (min–max)",
-            self.cores, self.file_system, self.runs
+            "pull and unpack, {} cores shared with the registry, a new ext4 each, runs: {}; median (min–max)",
+            self.cores, self.runs
         )?;
         for image in &self.images {
             let mb = |bytes: u64| bytes as f64 / 1e6;

@@ -78,6 +78,15 @@ impl Qemu {
     }
 }
 
+/// A failed test must not leave a QEMU that holds the test's output open.
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        // After `quit` there is nobody left to end.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 #[test]
 #[ignore = "needs QEMU of other Debian releases; run by `cargo xtask test`"]
 fn every_model_of_qemu_is_known_with_its_signature_and_no_other_is() {

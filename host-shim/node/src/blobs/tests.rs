@@ -417,9 +417,12 @@ async fn one_connection_too_many_is_closed_at_once_and_a_place_is_free_again_lat
     let node = Node::start(MIB, MIB, Bounds { connections: 1, ..Bounds::DEFAULT });
     let digest = node.keep(b"a blob").await;
     let held = node.connect().await;
+    // A whole request, which would be answered if there were a place.
+    let mut refused = node.connect().await;
+    let _ = refused.write_all(format!("GET /blobs/{digest} HTTP/1.1\r\nhost: node\r\n\r\n").as_bytes()).await;
     let mut bytes = Vec::new();
-    let _ = node.connect().await.read_to_end(&mut bytes).await;
-    assert!(bytes.is_empty());
+    let _ = refused.read_to_end(&mut bytes).await;
+    assert!(bytes.is_empty(), "{}", String::from_utf8_lossy(&bytes));
     drop(held);
     // The place is given back when the node has seen the end of the other connection.
     for _ in 0..1_000_000 {
@@ -441,4 +444,18 @@ async fn a_connection_serves_one_request() {
     let request = format!("GET /blobs/{digest} HTTP/1.1\r\nhost: node\r\n\r\n");
     let answer = ended(&node, request.repeat(2).as_bytes()).await;
     assert_eq!(String::from_utf8(answer).unwrap().matches("HTTP/1.1 200").count(), 1);
+}
+
+/// HTTP keeps bodies to their announced length; the store does so by itself, since who joins was told that length.
+#[tokio::test]
+async fn the_store_keeps_nothing_of_another_length_than_announced_even_if_the_digest_is_right() {
+    let node = Node::new();
+    let digest: BlobDigest = sha256(b"a blob").parse().unwrap();
+    for announced in [5, 7] {
+        let mut fill = node.store.put(digest, announced).await.unwrap();
+        fill.write(b"a blob").await.unwrap();
+        assert!(fill.finish().await.is_err(), "{announced}");
+        assert!(node.store.get(digest).await.is_none(), "{announced}");
+    }
+    node.emptied().await;
 }

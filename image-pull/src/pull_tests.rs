@@ -1,6 +1,6 @@
 //! Tests of the whole way of a pull, against a registry in memory: what comes out, what is asked for and when.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use serde_json::json;
 
@@ -175,8 +175,9 @@ fn listing(root: &std::path::Path) -> Vec<String> {
         let mut opaque = [0; 2];
         let opaque = rustix::fs::lgetxattr(&path, "trusted.overlay.opaque", &mut opaque[..]).is_ok();
         let content = if meta.is_file() { Digest::of(&std::fs::read(&path).unwrap()).to_string() } else { String::new() };
-        // Nothing describes the root in these layers: its time is that of the unpacking.
-        let time = if path == root { 0 } else { meta.mtime() };
+        // Nothing describes the root in these layers, nor a whiteout ever: their time is that of the unpacking.
+        let whiteout = meta.file_type().is_char_device() && meta.rdev() == 0;
+        let time = if path == root || whiteout { 0 } else { meta.mtime() };
         let what = (meta.mode(), meta.rdev(), meta.uid(), time);
         found.push(format!("{:?} {what:?} {opaque} {content}", path.strip_prefix(root).unwrap()));
         if meta.is_dir() {

@@ -78,6 +78,9 @@ pub(crate) struct Snp {
     manifest: manifest::ManifestArgs,
     #[command(flatten)]
     id_block: id_block::IdBlockArgs,
+    /// The launch digest that it must be, in hex; another is an error.
+    #[arg(long, value_name = "HEX", conflicts_with = "range")]
+    expect: Option<LaunchDigest>,
     /// Form of the digest on stdout.
     #[arg(long, value_enum, default_value_t = Encoding::Hex)]
     output_format: Encoding,
@@ -182,6 +185,11 @@ fn snp(args: &Snp, format: Format) -> anyhow::Result<Outcome> {
         output::note(
             format,
             format!("vCPUs           {} x {vcpu_type}, guest features {:#x}, launched by {vmm}", args.vcpus, args.guest_features),
+        );
+    }
+    if let Some(expected) = args.expect.filter(|expected| expected != last) {
+        bail!(
+            "measured {last}, expected {expected}: firmware, kernel, initrd, command line, vCPUs or their model are others than those of that digest"
         );
     }
     let signed = args.id_block.write(last)?;

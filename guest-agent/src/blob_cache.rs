@@ -33,7 +33,8 @@ pub(crate) struct NodeCache;
 #[async_trait]
 impl BlobCache for NodeCache {
     async fn reach(&self) -> Result<(), CacheError> {
-        vsock::connect(BLOBS_VSOCK_PORT).await.map(drop).map_err(CacheError::Unreachable)
+        let stream = vsock::connect(BLOBS_VSOCK_PORT).await.map_err(CacheError::Unreachable)?;
+        reach(stream).await
     }
 
     async fn get(&self, digest: &Digest) -> Result<Option<Box<dyn BlobReader>>, CacheError> {
@@ -81,12 +82,24 @@ fn request<B>(method: Method, digest: &Digest, size: Option<u64>, body: B) -> Re
     request.body(body).map_err(protocol)
 }
 
+fn nothing() -> impl Body<Data = Bytes, Error = io::Error> + Send {
+    Empty::new().map_err(|never| -> io::Error { match never {} })
+}
+
+/// Any answer will do. A shim without a cache takes the connection and ends it.
+async fn reach<S>(stream: S) -> Result<(), CacheError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let request = Request::builder().uri("/").header(HOST, "node").body(nothing()).map_err(protocol)?;
+    send(stream, request).await.map(drop)
+}
+
 async fn get<S>(stream: S, digest: &Digest) -> Result<Option<Box<dyn BlobReader>>, CacheError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let body = Empty::new().map_err(|never| -> io::Error { match never {} });
-    let (response, connection) = send(stream, request(Method::GET, digest, None, body)?).await?;
+    let (response, connection) = send(stream, request(Method::GET, digest, None, nothing())?).await?;
     match response.status() {
         StatusCode::OK => Ok(Some(Box::new(Arriving { body: response.into_body(), _connection: connection }))),
         StatusCode::NOT_FOUND => Ok(None),
@@ -182,6 +195,16 @@ mod tests {
         assert_eq!(asked(redirect).await.0, Err("it answers 302".to_owned()));
         let (cut, _) = asked(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\na bl").await;
         assert!(cut.as_ref().is_err_and(|error| error.starts_with("broke off")), "{cut:?}");
+    }
+
+    #[tokio::test]
+    async fn somebody_is_there_who_answers_and_not_who_ends_the_connection() {
+        let reached = |answer: &'static [u8]| async move {
+            let (near, far) = tokio::io::duplex(1 << 20);
+            tokio::join!(reach(near), node(far, b"\r\n\r\n", answer, true)).0.is_ok()
+        };
+        assert!(reached(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await);
+        assert!(!reached(b"").await && !reached(b"OK 7\n").await);
     }
 
     #[tokio::test]

@@ -35,8 +35,8 @@ pub enum CacheError {
 /// Keeps blobs by digest, on the other side of some boundary. Believed in nothing: callers compare every digest.
 #[async_trait::async_trait]
 pub trait BlobCache: Send + Sync {
-    /// Whether anybody is there. Asked when a pull begins, so that the answer is there when the layers are due: where nobody is, some ways to the host give no
-    /// answer at all (`vhost-device-vsock` 0.3 drops the connection's request), and a connection takes seconds to fail.
+    /// Whether anybody is there. Asked when a pull begins, so that the answer is there when the layers are due: a host may also give none, and a connection takes
+    /// seconds to fail then.
     ///
     /// # Errors
     /// If nobody is.
@@ -155,24 +155,19 @@ impl PullCache {
         match tokio::time::timeout(self.patience.answer, cache.get(digest)).await {
             Ok(Ok(reader)) => {
                 let reader = reader?;
-                Some(Box::new(Paced { reader, patience: self.patience, waited: Duration::ZERO, came: 0, asked: Arc::clone(&self.asked) }))
+                return Some(Box::new(Paced {
+                    reader,
+                    patience: self.patience,
+                    waited: Duration::ZERO,
+                    came: 0,
+                    asked: Arc::clone(&self.asked),
+                }));
             }
-            Ok(Err(CacheError::Unreachable(error))) => {
-                tracing::debug!(%error, "the blob cache of this node is gone");
-                self.asked.store(false, Ordering::Relaxed);
-                None
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the node's blob cache fails, going on without it");
-                self.asked.store(false, Ordering::Relaxed);
-                None
-            }
-            Err(_) => {
-                tracing::warn!(waited = ?self.patience.answer, "no answer from the node's blob cache, going on without it");
-                self.asked.store(false, Ordering::Relaxed);
-                None
-            }
+            Ok(Err(error)) => tracing::warn!(%error, "the node's blob cache fails, going on without it"),
+            Err(_) => tracing::warn!(waited = ?self.patience.answer, "no answer from the node's blob cache, going on without it"),
         }
+        self.asked.store(false, Ordering::Relaxed);
+        None
     }
 
     /// The same download, of which the cache gets a copy if the host may see it.

@@ -14,7 +14,7 @@ use kata_cc_policy::initdata::Initdata;
 use kata_cc_vmm::config::Config;
 use kata_cc_vmm::plan::{BLOBS_PORT, INITDATA_ANNOTATION, LaunchPlan, Vsock, guest_port_socket, plan};
 use kata_cc_vmm::request::{CpuLimit, Host, InitdataDigest, PodRequest, SandboxId};
-use kata_cc_vmm::run::{Inherited, Qemu, ReadyListener, VmExit, Vmm as _, reserve_vsock, vhost_net};
+use kata_cc_vmm::run::{Inherited, Qemu, ReadyListener, Refusing, VmExit, Vmm as _, reserve_vsock, vhost_net};
 use kata_cc_vmm::run_dir::RunDir;
 use protobuf::MessageField;
 
@@ -61,6 +61,8 @@ struct Traces {
     dir: Option<RunDir>,
     network: Option<PodNetwork>,
     cgroup: PodCgroup,
+    /// Of a pod whose class names no blob cache.
+    no_blobs: Option<Refusing>,
 }
 
 impl Traces {
@@ -114,10 +116,11 @@ impl Machine {
         }
         let ready = match &plan.vsock {
             Vsock::VhostUser { socket, node_blobs, .. } => {
-                if let Some(node_blobs) = node_blobs {
-                    let link = dir.link(&guest_port_socket(socket, BLOBS_PORT), node_blobs);
-                    link.map_err(Error::host("cannot connect the pod with the node's blob cache"))?;
+                match node_blobs {
+                    Some(cache) => dir.link(&guest_port_socket(socket, BLOBS_PORT), cache),
+                    None => Refusing::bind(socket, BLOBS_PORT).map(|refusing| traces.no_blobs = Some(refusing)),
                 }
+                .map_err(Error::host("cannot say where the node's blob cache is"))?;
                 Some(ReadyListener::bind(socket).map_err(Error::host("cannot listen for the agent"))?)
             }
             Vsock::Kernel { .. } => None,

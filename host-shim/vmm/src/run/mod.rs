@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 pub use host::{reserve_vsock, vhost_net};
 pub use process::{Exit, Process};
-pub use vsock::{ReadyListener, connect};
+pub use vsock::{ReadyListener, Refusing, connect};
 
 use crate::plan::{LaunchPlan, PlanError, Vsock};
 use crate::qemu::{self, FdRole};

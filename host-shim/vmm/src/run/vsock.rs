@@ -13,6 +13,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::AbortHandle;
 
 use crate::plan::{READY_PORT, guest_port_socket};
 
@@ -74,6 +75,27 @@ impl ReadyListener {
     }
 }
 
+/// Ends each of the guest's connections to a port of the host at once. Where nobody listens, vhost-device-vsock 0.3 gives the guest no answer at all, and
+/// it would wait.
+#[derive(Debug)]
+pub struct Refusing(AbortHandle);
+
+impl Refusing {
+    /// Refuses until dropped.
+    pub fn bind(vsock_socket: &Path, port: u32) -> io::Result<Self> {
+        let listener = UnixListener::bind(guest_port_socket(vsock_socket, port))?;
+        // An error ends it: the guest waits then, and no longer than it waits for anything of the host's.
+        let refuse = async move { while listener.accept().await.is_ok() {} };
+        Ok(Self(tokio::spawn(refuse).abort_handle()))
+    }
+}
+
+impl Drop for Refusing {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Connects to a port of the guest. A guest that does not listen (yet) is `ConnectionRefused`.
 pub async fn connect(socket: &Path, port: u32) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(socket).await?;
@@ -129,6 +151,23 @@ mod tests {
         assert_eq!(answering(b"").await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(answering(b"NO\n").await.unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert_eq!(answering(&[b'O'; 64]).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[tokio::test]
+    async fn a_refused_port_ends_every_connection_until_it_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("vsock.sock");
+        let refusing = Refusing::bind(&socket, 1022).unwrap();
+        for _ in 0..3 {
+            let mut stream = UnixStream::connect(guest_port_socket(&socket, 1022)).await.unwrap();
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+            assert!(answer.is_empty());
+        }
+        drop(refusing);
+        while UnixStream::connect(guest_port_socket(&socket, 1022)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

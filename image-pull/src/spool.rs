@@ -164,18 +164,25 @@ mod tests {
     use crate::secret::Secret;
     use crate::testing::{KEK, Layer};
 
-    #[test]
-    fn gives_ciphertext_back_to_the_system_as_it_is_read() {
-        let content: Vec<u8> = (0..4 * PIECE + 1000).map(|n| (n % 251) as u8).collect();
-        let layer = Layer::plain(&content).encrypted(&KEK);
+    /// A layer of this content taken in pieces, the spool's file once more, and how long it is.
+    fn spooled(content: &[u8]) -> (Spool, File, u64) {
+        let layer = Layer::plain(content).encrypted(&KEK);
         let sealed = Sealed::from_annotations(&layer.annotations).unwrap();
         let key = sealed.unwrap(&sealed.packets()[0], &Secret::new(KEK.to_vec())).unwrap();
         let file = tempfile::tempfile().unwrap();
         let same = file.try_clone().unwrap();
-        let mut spool = Spool::new(file, Tally::expecting(layer.blob.len() as u64, Digest::of(&layer.blob)), &key);
+        let size = layer.blob.len() as u64;
+        let mut spool = Spool::new(file, Tally::expecting(size, Digest::of(&layer.blob)), &key);
         for piece in layer.blob.chunks(10_000) {
             spool.take(piece).unwrap();
         }
+        (spool, same, size)
+    }
+
+    #[test]
+    fn gives_ciphertext_back_to_the_system_as_it_is_read() {
+        let content: Vec<u8> = (0..4 * PIECE + 1000).map(|n| (n % 251) as u8).collect();
+        let (spool, same, _) = spooled(&content);
         same.sync_all().unwrap();
         let before = same.metadata().unwrap().blocks();
         let (_cancel, cancelled) = watch::channel(false);
@@ -191,13 +198,7 @@ mod tests {
 
     #[test]
     fn ac78_a_failure_stays_one_however_often_is_read() {
-        let layer = Layer::plain(&vec![7; 2 * PIECE]).encrypted(&KEK);
-        let sealed = Sealed::from_annotations(&layer.annotations).unwrap();
-        let key = sealed.unwrap(&sealed.packets()[0], &Secret::new(KEK.to_vec())).unwrap();
-        let file = tempfile::tempfile().unwrap();
-        let same = file.try_clone().unwrap();
-        let mut spool = Spool::new(file, Tally::expecting(layer.blob.len() as u64, Digest::of(&layer.blob)), &key);
-        spool.take(&layer.blob).unwrap();
+        let (spool, same, size) = spooled(&vec![7; 2 * PIECE]);
         let (_cancel, cancelled) = watch::channel(false);
         let mut plaintext = spool.authenticate().unwrap().open(cancelled);
         same.set_len(PIECE as u64 + 1).unwrap();
@@ -205,7 +206,7 @@ mod tests {
         plaintext.read_exact(&mut found).unwrap();
         // Also once the bytes are there again: what failed is no end, and nothing comes after it.
         assert!(plaintext.read(&mut found).is_err());
-        same.set_len(layer.blob.len() as u64).unwrap();
+        same.set_len(size).unwrap();
         for _ in 0..3 {
             assert!(plaintext.read(&mut found).is_err());
         }
@@ -214,13 +215,7 @@ mod tests {
 
     #[test]
     fn a_cut_file_is_no_shorter_layer() {
-        let layer = Layer::plain(&vec![7; 2 * PIECE]).encrypted(&KEK);
-        let sealed = Sealed::from_annotations(&layer.annotations).unwrap();
-        let key = sealed.unwrap(&sealed.packets()[0], &Secret::new(KEK.to_vec())).unwrap();
-        let file = tempfile::tempfile().unwrap();
-        let same = file.try_clone().unwrap();
-        let mut spool = Spool::new(file, Tally::expecting(layer.blob.len() as u64, Digest::of(&layer.blob)), &key);
-        spool.take(&layer.blob).unwrap();
+        let (spool, same, _) = spooled(&vec![7; 2 * PIECE]);
         let (_cancel, cancelled) = watch::channel(false);
         let plaintext = spool.authenticate().unwrap().open(cancelled);
         same.set_len(PIECE as u64).unwrap();

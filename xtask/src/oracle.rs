@@ -161,12 +161,15 @@ fn ready_launches(cx: &Context, dir: &Path) -> Result<Vec<Launch>> {
     Ok(launches)
 }
 
+/// Writes a file of launch `n`.
+fn file_of(dir: &Path, n: u32, kind: &str, content: Vec<u8>) -> Result<PathBuf> {
+    let path = dir.join(format!("{n}.{kind}"));
+    fs::write(&path, content)?;
+    Ok(path)
+}
+
 fn random_launch(random: &mut Random, dir: &Path, n: u32) -> Result<Launch> {
-    let file = |kind: &str, content: Vec<u8>| -> Result<PathBuf> {
-        let path = dir.join(format!("{n}.{kind}"));
-        fs::write(&path, content)?;
-        Ok(path)
-    };
+    let file = |kind: &str, content: Vec<u8>| file_of(dir, n, kind, content);
     let firmware = file("firmware", random_firmware(random))?;
     let kernel = if random.one_in(4) { None } else { Some(file("kernel", random.bytes(20_000))?) };
     let initrd = if kernel.is_none() || random.one_in(4) { None } else { Some(file("initrd", random.bytes(20_000))?) };

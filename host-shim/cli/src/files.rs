@@ -28,6 +28,13 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// SHA-256 of bytes that were read.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
+    sha256
+}
+
 /// Reads a text file (`-`: stdin).
 pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
     String::from_utf8(read(path)?)

@@ -13,7 +13,7 @@ use kata_cc_firmware::measure::tdx::register::sha384;
 use kata_cc_firmware::measure::tdx::{DirectBoot, Edk2, Event, GuestMemory, KernelHeader, PageOrder, TdxFirmware};
 use serde::{Deserialize, Serialize};
 
-use super::Random;
+use super::{Random, file_of};
 use crate::artifacts::Artifacts;
 use crate::context::Context;
 use crate::process;
@@ -157,11 +157,7 @@ fn real_files(cx: &Context, random: &mut Random, dir: &Path, launches: &mut Vec<
 }
 
 fn random_launch(random: &mut Random, dir: &Path, n: u32) -> Result<Launch> {
-    let file = |kind: &str, content: Vec<u8>| -> Result<PathBuf> {
-        let path = dir.join(format!("{n}.{kind}"));
-        fs::write(&path, content)?;
-        Ok(path)
-    };
+    let file = |kind: &str, content: Vec<u8>| file_of(dir, n, kind, content);
     let firmware = file("firmware", random_firmware(random))?;
     let kernel = file("kernel", random_kernel(random))?;
     let initrd = if random.one_in(4) { None } else { Some(file("initrd", [vec![0], random.bytes(20_000)].concat())?) };

@@ -84,8 +84,7 @@ struct Image<'a> {
 fn identify(args: &Identify, format: Format) -> anyhow::Result<Outcome> {
     let bytes = files::read(&args.file)?;
     Footer::read(&bytes).with_context(|| format!("{} is no firmware for SEV-SNP or TDX", args.file.display()))?;
-    let mut sha256 = [0; 32];
-    sha256.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref());
+    let sha256 = files::sha256(&bytes);
     let image = Image {
         sha256: hex::encode(sha256),
         bytes: bytes.len(),

@@ -126,8 +126,8 @@ pub(crate) fn run(command: &Command, format: Format) -> anyhow::Result<Outcome> 
 }
 
 /// Says which build the firmware is, where it is known.
-fn note_build(build: Option<&ReadyFirmware>, format: Format) {
-    if let Some(build) = build {
+fn note_build(firmware_sha256: &[u8; 32], format: Format) {
+    if let Some(build) = ReadyFirmware::by_sha256(firmware_sha256) {
         output::note(format, format!("known build     {build}"));
     }
 }
@@ -136,7 +136,6 @@ fn note_build(build: Option<&ReadyFirmware>, format: Format) {
 struct Inputs {
     vmm: Vmm,
     firmware_sha256: [u8; 32],
-    build: Option<&'static ReadyFirmware>,
     firmware: SnpFirmware,
     kernel: Option<KernelHashes>,
 }
@@ -150,9 +149,7 @@ impl Inputs {
             Some(kernel) => Some(KernelHashes::of_files(kernel, args.initrd.as_deref(), args.append.as_deref().unwrap_or_default())?),
             None => None,
         };
-        let mut firmware_sha256 = [0; 32];
-        firmware_sha256.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, &image).as_ref());
-        Ok(Self { vmm, firmware_sha256, build: ReadyFirmware::by_sha256(&firmware_sha256), firmware, kernel })
+        Ok(Self { vmm, firmware_sha256: files::sha256(&image), firmware, kernel })
     }
 }
 
@@ -163,7 +160,7 @@ fn snp(args: &Snp, format: Format) -> anyhow::Result<Outcome> {
     if args.manifest.wanted() {
         bail!("a manifest is signed for a range of guests; give --range with --sign");
     }
-    let Inputs { vmm, build, firmware, kernel, .. } = Inputs::read(args)?;
+    let Inputs { vmm, firmware_sha256, firmware, kernel } = Inputs::read(args)?;
     let vcpu_type: CpuModel = match (args.vcpu_type.as_slice(), vmm) {
         ([name], _) => name.parse()?,
         ([], Vmm::Qemu) => bail!("QEMU's guests are measured with their CPU model; give --vcpu-type, such as EPYC-v4"),
@@ -175,7 +172,7 @@ fn snp(args: &Snp, format: Format) -> anyhow::Result<Outcome> {
     let digests = firmware.digests_per_vcpu_count(&launch)?;
     let Some(last) = digests.last() else { bail!("no vCPUs, no digest; expected --vcpus 1 or more") };
 
-    note_build(build, format);
+    note_build(&firmware_sha256, format);
     if args.verbose {
         let show = |path: &Option<PathBuf>| path.as_ref().map_or("none".to_owned(), |p| p.display().to_string());
         output::note(format, format!("firmware        {} ({} metadata sections)", args.ovmf.display(), firmware.sections().len()));

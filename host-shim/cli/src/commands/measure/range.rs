@@ -27,7 +27,7 @@ pub(super) fn run(args: &Snp, format: Format) -> anyhow::Result<Outcome> {
         vmm: inputs.vmm,
     };
     let cpus = inputs.firmware.digests_per_cpu(&largest, &models)?;
-    super::note_build(inputs.build, format);
+    super::note_build(&inputs.firmware_sha256, format);
     let entry = SnpEntry { inputs: described(args, &inputs), cpus: cpus.iter().map(listed).collect() };
     if args.manifest.wanted() {
         return args.manifest.write(vec![Entry::Snp(entry)], "measure.snp.manifest", format);

@@ -6,7 +6,6 @@ use anyhow::{Context, bail};
 use kata_cc_firmware::measure::tdx::{
     DirectBoot, Edk2, Event, GuestMemory, KernelHeader, MachineDigests, PageOrder, Register, TdxFirmware,
 };
-use kata_cc_firmware::ready::ReadyFirmware;
 use kata_cc_policy::reference::{Digest, Entry, KernelInputs, TdxEntry, TdxInputs};
 use serde_json::{Value, json};
 
@@ -64,7 +63,6 @@ fn parse_memory(text: &str) -> Result<GuestMemory, String> {
 /// What was computed, from files that were each read once.
 struct Measured {
     firmware_sha256: [u8; 32],
-    build: Option<&'static ReadyFirmware>,
     mr_td: Register,
     machine: Option<MachineDigests>,
     boot: Option<DirectBoot>,
@@ -81,16 +79,13 @@ impl Measured {
         let append = args.append.as_deref().unwrap_or_default();
         let boot = args.kernel.as_ref().map(|kernel| DirectBoot::of_files(kernel, args.initrd.as_deref(), append, header)).transpose()?;
         let machine = args.memory.map(|memory| firmware.machine_digests(memory)).transpose()?;
-        let mut firmware_sha256 = [0; 32];
-        firmware_sha256.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, &image).as_ref());
-        let build = ReadyFirmware::by_sha256(&firmware_sha256);
-        Ok(Self { firmware_sha256, build, mr_td: firmware.mrtd(args.page_order), machine, boot })
+        Ok(Self { firmware_sha256: files::sha256(&image), mr_td: firmware.mrtd(args.page_order), machine, boot })
     }
 }
 
 pub(super) fn run(args: &Tdx, format: Format) -> anyhow::Result<Outcome> {
     let measured = Measured::read(args)?;
-    super::note_build(measured.build, format);
+    super::note_build(&measured.firmware_sha256, format);
     if args.manifest.wanted() {
         if let Some(initrd) = measured.boot.as_ref().and_then(DirectBoot::initrd) {
             args.manifest.check_initrd(args.initrd.as_deref(), initrd.sha256(), format)?;
